@@ -1,0 +1,60 @@
+"""numgpt gradcheck: every layer's gradients against its forward pass."""
+
+import time
+
+import numpy as np
+
+from numgpt.gradcheck import check
+from numgpt.gradcheck.check import METHODS
+from numgpt.verify import cases
+
+
+def register(commands) -> None:
+    parser = commands.add_parser(
+        "gradcheck", help="check the gradients of every layer, or of those named",
+        description="Compare each layer's backward pass with derivatives measured from its forward pass, at weights of "
+                    "order one and sizes that are coprime. One line a layer; exit status 1 if a gradient is wrong.")
+    parser.add_argument("layers", nargs="*", metavar="LAYER", help="a layer, or the beginning of its name (default: all)")
+    parser.add_argument("--float32", action="store_true", help="in single precision: checked in double, then compared with it")
+    parser.add_argument("--method", choices=METHODS, default="auto", help="how derivatives are measured (default: auto)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and inputs (default: 0)")
+    parser.add_argument("--list", action="store_true", help="print the names and stop")
+    parser.set_defaults(run=run, error=parser.error)
+
+
+def run(arguments) -> int:
+    names = _chosen(arguments)
+    if arguments.list:
+        print("\n".join(names))
+        return 0
+    width = max(map(len, names))
+    print(f"{'layer':{width}}  {'method':10}  worst error  tolerance  time")
+    failures = []
+    for name in names:
+        began = time.perf_counter()
+        sizes = cases.Sizes(dtype=np.float32 if arguments.float32 else np.float64)
+        inputs, options = cases.make(name, arguments.seed, sizes).arguments()
+        report = check(*inputs, method=arguments.method, seed=arguments.seed, **options)
+        worst = max(report.gradients, key=lambda f: f.error / f.tolerance)
+        print(f"{name:{width}}  {worst.method:10}  {worst.error:11.1e}  {worst.tolerance:9.1e}  "
+              f"{time.perf_counter() - began:3.1f} s" + ("" if report.ok else f"  {report.verdict.upper()}"), flush=True)
+        if not report.ok:
+            failures.append(report)
+    for report in failures:
+        print(f"\n{report}")
+    if not failures:
+        print(f"{len(names)} checked, all right; errors are shares of the largest derivative")
+    return 1 if failures else 0
+
+
+def _chosen(arguments) -> list[str]:
+    if not arguments.layers:
+        return cases.names()
+    chosen = []
+    for wanted in arguments.layers:
+        found = [name for name in cases.names() if name == wanted] or [
+            name for name in cases.names() if name.startswith(wanted.lower())]
+        if not found:
+            arguments.error(f"there is no layer {wanted!r}; there are {', '.join(cases.names())}")
+        chosen += found
+    return list(dict.fromkeys(chosen))

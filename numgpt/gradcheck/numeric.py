@@ -1,0 +1,239 @@
+"""Derivatives by evaluation alone, each with an estimate of its own error.
+
+Everything here measures the derivative of cotangents . f(x) along one direction, for several
+cotangents at once, as they share the evaluations of f. The difference f(x + h) - f(x - h) is taken
+first and contracted after: the other order loses two to five times as much.
+"""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+
+STEP = 1e-30      # of the complex step: its square vanishes beside 1
+LEVELS = 8        # steps of a Richardson table, each half the one before
+START = 0.1       # the largest of them, in standard deviations of what is moved
+RUNGS = 6         # tables tried, each from where the one before ended, if the first does not satisfy
+PROBES = 6        # disturbances by one ulp from which noise is measured
+CENTRAL = 6e-6    # about the cube root of eps
+
+
+def generator(seed: int, purpose: str) -> np.random.Generator:
+    """One for each purpose. With default_rng(seed) alone, dy would equal an x drawn from it, which LayerNorm sends to 0."""
+    return np.random.default_rng([seed, *purpose.encode()])
+
+
+class NotAnalytic(Exception):
+    """The complex step is not possible here, and why."""
+
+
+@dataclass
+class Measured:
+    value: np.ndarray  # (cotangents,)
+    error: np.ndarray  # (cotangents,) what the value may be off by
+
+
+class Element:
+    """Direction: one element of an array."""
+
+    def __init__(self, index: int):
+        self.index = index
+
+    def move(self, x: np.ndarray, step) -> tuple[np.ndarray, float]:
+        """x moved, and the step that was really taken."""
+        moved = x.astype(np.result_type(x, step)) if isinstance(step, complex) else x.copy()
+        moved.reshape(-1)[self.index] += step
+        taken = step.imag if isinstance(step, complex) else float(moved.reshape(-1)[self.index] - x.reshape(-1)[self.index])
+        return moved, taken
+
+    def dot(self, gradient: np.ndarray) -> float:
+        return gradient.reshape(-1)[self.index]
+
+    def size(self, gradient: np.ndarray) -> float:
+        """How large a derivative along such a direction may be."""
+        return float(abs(gradient).max(initial=0))
+
+
+class Along:
+    """Direction: all elements of an array at once, by the numbers of v."""
+
+    def __init__(self, v: np.ndarray):
+        self.v = v
+
+    def move(self, x, step):
+        return x + step * self.v, step.imag if isinstance(step, complex) else step
+
+    def dot(self, gradient) -> float:
+        return float((gradient * self.v).sum())
+
+    def size(self, gradient) -> float:
+        return float(np.sqrt(((gradient * self.v) ** 2).sum()))
+
+
+class Numeric:
+    """Numeric derivatives of numbers(values) -> y (outputs,), contracted with cotangents (K, outputs).
+
+    cotangents None stands for the identity: a full Jacobian.
+    """
+
+    def __init__(self, numbers, values: dict[str, np.ndarray], cotangents: np.ndarray | None, seed: int):
+        self._numbers = numbers
+        self.values = values
+        self.cotangents = cotangents
+        self.all_complex = False
+        self.rng = generator(seed, "disturbances")
+        self.y = self.numbers({})
+        self.noise = self._noise()
+        self.natural = self._natural()
+
+    def numbers(self, changed: dict) -> np.ndarray:
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            return self._numbers({**self.values, **changed})
+
+    def contract(self, difference: np.ndarray) -> np.ndarray:
+        return difference if self.cotangents is None else self.cotangents @ difference
+
+    def scale(self, name: str) -> float:
+        """The size of a natural move of this array."""
+        x = self.values[name]
+        spread = float(x.std())
+        largest = float(abs(x).max(initial=0))
+        return spread if spread > 1e-6 * largest else largest or 1.0
+
+    # -- the three methods
+
+    def complex_step(self, name: str, direction, step: float = STEP) -> np.ndarray:
+        """Im f(x + ih) / h: nothing is subtracted, so nothing is lost."""
+        x, taken = direction.move(self.values[name], 1j * step)
+        y = self._complex_numbers(name, x)
+        if not np.iscomplexobj(y):
+            return np.zeros(len(self.contract(self.y)))
+        slope = y.imag / taken
+        if not np.isfinite(slope).all():
+            raise NotAnalytic("the complex step gives numbers that are not finite")
+        return self.contract(slope)
+
+    def richardson(self, name: str, direction, size=0.0, start: float = START) -> Measured:
+        """Central differences at halved steps, extrapolated. Smaller tables are tried while the estimate is poor.
+
+        size (cotangents,) is what the derivatives of this array may amount to: an effort is made until the
+        error is a millionth of it.
+        """
+        h = start * self.scale(name)
+        best, noise = self._table(name, direction, h)
+        # Where noise makes the error, larger steps drown it; else the function bends too much: smaller ones.
+        factor = 16 if (noise > 0.05 * best.error).mean() > 0.5 else 2.0 ** -LEVELS
+        for _ in range(RUNGS - 1):
+            if (best.error <= 1e-7 * np.maximum(size, abs(best.value))).all():
+                break
+            h *= factor
+            tried, _ = self._table(name, direction, h)
+            better = tried.error < best.error
+            if factor > 1 and not better.any():
+                break
+            best = Measured(np.where(better, tried.value, best.value), np.where(better, tried.error, best.error))
+        return best
+
+    def central(self, name: str, direction) -> Measured:
+        """One central difference, and a second at twice the step for its error."""
+        h = CENTRAL * self.scale(name)
+        near, taken = self._difference(name, direction, h)
+        far, _ = self._difference(name, direction, 2 * h)
+        return Measured(near, abs(near - far) + self.noise / taken)
+
+    def one_sided(self, name: str, direction, h: float) -> tuple[np.ndarray, np.ndarray, float]:
+        """The slopes to the left and to the right of x."""
+        x = self.values[name]
+        right, step_right = direction.move(x, h)
+        left, step_left = direction.move(x, -h)
+        up = self.contract(self.numbers({name: right}) - self.y) / step_right
+        down = self.contract(self.numbers({name: left}) - self.y) / step_left
+        return down, up, step_right
+
+    def complex_step_noise(self, name: str, direction, value: np.ndarray) -> np.ndarray:
+        """What rounding does to it: seen from points one ulp away in every number, with steps that are no
+        powers of two times the first, so that everything imaginary is rounded anew."""
+        values, spread = self.values, np.zeros_like(value)
+        try:
+            for factor in (0.7, 1.1, 1.3, 1.9):
+                self.values = self._disturbed(values)
+                spread = np.maximum(spread, abs(self.complex_step(name, direction, factor * STEP) - value))
+        except NotAnalytic:
+            pass
+        finally:
+            self.values = values
+        return spread
+
+    # -- parts
+
+    def _complex_numbers(self, name, x):
+        """f with one complex array; if that fails (y += bias cannot make a real y complex), with all of them."""
+        for everything in (self.all_complex, True):
+            values = {n: v.astype(complex) for n, v in self.values.items()} if everything else self.values
+            try:
+                with np.errstate(all="ignore"), warnings.catch_warnings():
+                    warnings.simplefilter("ignore", RuntimeWarning)
+                    warnings.simplefilter("error", np.exceptions.ComplexWarning)
+                    y = self._numbers({**values, name: x})
+                self.all_complex = everything
+                return y
+            except Exception as e:  # whatever somebody's code raises when it meets complex numbers
+                fault = f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"
+        raise NotAnalytic(f"complex numbers do not pass ({fault})")
+
+    def _table(self, name, direction, h) -> tuple[Measured, np.ndarray]:
+        """A Richardson table from step h down: its best entry, judged by the largest difference to its
+        neighbours, and the part that noise has in that error."""
+        rows, taken = [], []
+        for level in range(LEVELS):
+            difference, step = self._difference(name, direction, h / 2 ** level)
+            if not step or not np.isfinite(difference).all():
+                rows.clear(), taken.clear()  # outside of what f allows: begin below
+                continue
+            row = [difference]
+            for j, above in enumerate(rows[-1] if rows else []):
+                row.append(row[j] + (row[j] - above) / (4 ** (j + 1) - 1))
+            rows.append(row)
+            taken.append(step)
+        error = np.full(len(self.noise), np.inf)
+        value, noise = np.zeros_like(error), np.zeros_like(error)
+        for i in range(1, len(rows)):
+            for j in range(1, len(rows[i])):
+                here = rows[i][j]
+                estimate = np.maximum(abs(here - rows[i][j - 1]), abs(here - rows[i - 1][j - 1])) + self.noise / taken[i]
+                better = estimate < error
+                value, error = np.where(better, here, value), np.where(better, estimate, error)
+                noise = np.where(better, self.noise / taken[i], noise)
+        return Measured(value, error), noise
+
+    def _difference(self, name, direction, h):
+        x = self.values[name]
+        right, step_right = direction.move(x, h)
+        left, step_left = direction.move(x, -h)
+        step = step_right - step_left
+        if not step:
+            return np.zeros(len(self.contract(self.y))), 0.0
+        return self.contract(self.numbers({name: right}) - self.numbers({name: left})) / step, step / 2
+
+    def _disturbed(self, values):
+        return {name: np.nextafter(x, np.where(self.rng.random(x.shape) < 0.5, -np.inf, np.inf).astype(x.dtype))
+                for name, x in values.items()}
+
+    def _noise(self) -> np.ndarray:
+        """The largest change of the contracted output when every number moves by one ulp, but no less than
+        what rounding the outputs themselves amounts to (a single number may stand still six times by luck)."""
+        y = np.finfo(self.y.dtype).eps * self.y
+        rounding = abs(y) if self.cotangents is None else np.sqrt((self.cotangents ** 2) @ (y * y))
+        changes = [rounding] + [abs(self.contract(self.numbers(self._disturbed(self.values)) - self.y)) for _ in range(PROBES)]
+        return np.max(changes, axis=0)
+
+    def _natural(self) -> float:
+        """How much the contracted output changes when every array moves by its own scale: a yardstick for zero."""
+        changes = []
+        for _ in range(2):
+            moved = {name: x + (0.5 * self.scale(name) * self.rng.standard_normal(x.shape)).astype(x.dtype)
+                     for name, x in self.values.items()}
+            change = abs(self.contract(self.numbers(moved) - self.y))
+            changes.append(float(change[np.isfinite(change)].max(initial=0)))
+        return max(changes)

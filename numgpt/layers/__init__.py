@@ -1,0 +1,18 @@
+"""Every layer: a class with an explicit forward and a backward derived by hand."""
+
+from numgpt.layers.activation import ACTIVATIONS, GELU, GELUTanh, QuickGELU, ReLU, SiLU
+from numgpt.layers.attention import KV, CausalAttention, SelfAttention
+from numgpt.layers.block import BLOCKS, PostNormBlock, PreNormBlock
+from numgpt.layers.dropout import Dropout
+from numgpt.layers.embedding import Embedding
+from numgpt.layers.ffn import FeedForward
+from numgpt.layers.linear import Linear
+from numgpt.layers.loss import HeadLoss, SoftmaxCrossEntropy
+from numgpt.layers.norm import LayerNorm
+from numgpt.layers.param import Layer, Param
+from numgpt.layers.position import LearnedPositions, SinusoidalPositions
+from numgpt.layers.recompute import Recompute
+
+__all__ = ["ACTIVATIONS", "BLOCKS", "CausalAttention", "Dropout", "Embedding", "FeedForward", "GELU", "GELUTanh",
+           "HeadLoss", "KV", "Layer", "LayerNorm", "LearnedPositions", "Linear", "Param", "PostNormBlock", "PreNormBlock",
+           "QuickGELU", "ReLU", "Recompute", "SelfAttention", "SiLU", "SinusoidalPositions", "SoftmaxCrossEntropy"]

@@ -1,0 +1,146 @@
+"""The bends of the feed-forward layer: element by element, y = f(x) and dx = dy f'(x)."""
+
+import math
+
+import numpy as np
+
+from numgpt.layers.blocks import elementwise
+from numgpt.layers.ops import normal_cdf, normal_density, sigmoid
+from numgpt.layers.param import Layer
+
+# Below -6e4 every gate here is exactly 0 in every dtype. Stopping there makes f(-inf) 0, not -inf * 0 = nan.
+LOWEST = -6e4
+
+
+class Activation(Layer):
+    """y = f(x). A subclass says f and its slope; x is all that backward needs."""
+
+    def forward(self, x):
+        x = np.asarray(x)
+        if x.dtype.kind not in "fc":
+            raise TypeError(f"{type(self).__name__} wants real or complex floating-point numbers; got {x.dtype}: "
+                            "convert with x.astype(np.float32) or np.float64")
+        return elementwise(self.f, x), x
+
+    def backward(self, dy, saved):
+        x = saved
+        return elementwise(lambda dy, x: dy * self.slope(x), dy, x)
+
+
+class GELU(Activation):
+    """x times the chance that a standard normal number is below x.
+
+    x -> y of one shape;  normal_cdf(x) = (1 + erf(x / sqrt(2))) / 2, and its derivative is the normal density
+
+    Forward   y = x * normal_cdf(x)
+    Backward  dx = dy * (normal_cdf(x) + x * exp(-x * x / 2) / sqrt(2 * pi))
+    Saved     x
+    """
+
+    @staticmethod
+    def f(x):
+        return np.maximum(x, LOWEST) * normal_cdf(x)
+
+    @staticmethod
+    def slope(x):
+        x = np.clip(x, -40, 40)  # the density is 0 beyond, and inf * 0 is nan
+        return normal_cdf(x) + x * normal_density(x)
+
+
+class GELUTanh(Activation):
+    """GELU with the normal distribution function approximated by (1 + tanh(u)) / 2 = sigmoid(2 u).
+
+    x -> y of one shape
+
+    Forward   u = sqrt(2 / pi) * (x + 0.044715 * x * x * x)
+              y = x * 0.5 * (1 + tanh(u))
+    Backward  t = tanh(sqrt(2 / pi) * (x + 0.044715 * x * x * x))
+              du = sqrt(2 / pi) * (1 + 3 * 0.044715 * x * x)
+              -- tanh' = 1 - tanh^2
+              dx = dy * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * du)
+    Saved     x
+
+    Computed with the sigmoid, which keeps the digits that 1 + tanh(u) loses on the left: at
+    x = -4 they are all lost in float32.
+    """
+
+    @staticmethod
+    def f(x):
+        return np.maximum(x, LOWEST) * _tanh_gate(x)[0]
+
+    @staticmethod
+    def slope(x):
+        s, x = _tanh_gate(x)
+        dz = 2 * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x)
+        return s + x * (s * (1 - s)) * dz  # s' = s (1 - s)
+
+
+def _tanh_gate(x):
+    """sigmoid(2 u) and the x it was taken at: beyond 40 it is 0 or 1, and x cubed may overflow."""
+    x = np.clip(x, -40, 40)
+    return sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)), x
+
+
+class ReLU(Activation):
+    """Keep what is positive.
+
+    x -> y of one shape
+
+    Forward   y = maximum(x, 0)
+    Backward  -- at the kink itself, x = 0, any slope from 0 to 1 would do; 0 is the custom
+              dx = dy * (x > 0)
+    Saved     x
+    """
+
+    @staticmethod
+    def f(x):
+        return np.maximum(x, 0)
+
+    @staticmethod
+    def slope(x):
+        return (x > 0).astype(x.dtype)
+
+
+class SiLU(Activation):
+    """x times its own sigmoid.
+
+    x -> y of one shape
+
+    Forward   y = x / (1 + exp(-x))
+    Backward  s = 1 / (1 + exp(-x))
+              dx = dy * (s + x * s * (1 - s))
+    Saved     x
+    """
+
+    steepness = 1.0
+
+    def f(self, x):
+        return np.maximum(x, LOWEST) * sigmoid(self.steepness * x)
+
+    def slope(self, x):
+        x = np.clip(x, LOWEST, -LOWEST)
+        s = sigmoid(self.steepness * x)
+        return s + self.steepness * x * (s * (1 - s))
+
+
+class QuickGELU(SiLU):
+    """SiLU made steeper, so that it lies near GELU.
+
+    x -> y of one shape
+
+    Forward   y = x / (1 + exp(-1.702 * x))
+    Backward  s = 1 / (1 + exp(-1.702 * x))
+              dx = dy * (s + 1.702 * x * s * (1 - s))
+    Saved     x
+    """
+
+    steepness = 1.702
+
+
+ACTIVATIONS = {"gelu_tanh": GELUTanh, "gelu": GELU, "relu": ReLU, "quick_gelu": QuickGELU, "silu": SiLU}
+
+
+def activation(name: str) -> Activation:
+    if name not in ACTIVATIONS:
+        raise ValueError(f"there is no activation {name!r}: choose one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]()

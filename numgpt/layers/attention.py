@@ -1,0 +1,175 @@
+"""Masked multi-head attention: each position looks back at itself and at those before it."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from numgpt.layers.dropout import Dropout
+from numgpt.layers.inputs import channels
+from numgpt.layers.linear import Linear
+from numgpt.layers.ops import softmax, softmax_backward
+from numgpt.layers.param import Layer
+
+
+class KV:
+    """The decode store of one layer: the keys and values of all positions so far, in arrays made once.
+
+    Attention that is handed one adds its new positions to it and lets them see the earlier ones. This is
+    the one exception to a pure forward, and there is no backward through it.
+    """
+
+    def __init__(self, n_batch: int, n_head: int, n_ctx: int, head_size: int, dtype=np.float32):
+        self.k, self.v = np.empty((2, n_batch, n_head, n_ctx, head_size), dtype)
+        self.length = 0
+
+    def extend(self, k, v):
+        """Append k and v (B, H, T, D); give back those of all positions so far (B, H, length, D)."""
+        n_ctx, start, stop = self.k.shape[2], self.length, self.length + k.shape[2]
+        if stop > n_ctx:
+            raise ValueError(f"the decode store holds {n_ctx} positions, {start} of them used; "
+                             f"{k.shape[2]} more do not fit")
+        self.k[:, :, start:stop], self.v[:, :, start:stop] = k, v
+        self.length = stop
+        return self.k[:, :, :stop], self.v[:, :, :stop]
+
+
+class CausalAttention(Layer):
+    """A mean of the values, weighted by how well each key fits the query; no key lies after its query.
+
+    q (B, H, T, D), k, v (B, H, S, D) -> y (B, H, T, D);  S >= T: the queries are the last T of S positions
+
+    Forward   T, S = q.shape[-2], k.shape[-2]
+              ahead = arange(S) - arange(S - T, S)[:, None]
+              seen = (ahead <= 0) & (ahead > -window)
+              scores = where(seen, scale * (q @ k.swapaxes(-1, -2)), -inf)
+              p = softmax(scores)
+              y = p @ v
+    Backward  dv = p.swapaxes(-1, -2) @ dy
+              dp = dy @ v.swapaxes(-1, -2)
+              -- softmax: each score raises its own p and lowers the others of its row; a masked p is 0
+              dscores = p * (dp - (dp * p).sum(-1, keepdims=True))
+              dq = scale * dscores @ k
+              dk = scale * dscores.swapaxes(-1, -2) @ q
+    Saved     q, k, v and, for each tile of queries, p with its dropout
+
+    The queries are taken in tiles of a few rows, each against the keys that some row of it sees, so
+    that the half of the scores which the mask hides is never computed. Dropout acts on p.
+    """
+
+    def __init__(self, *, scale: float, window: int | None = None, dropout: float = 0.0, tile: int = 64):
+        if window is not None and window < 1:
+            raise ValueError(f"a window must hold at least 1 key, the position itself; got {window}")
+        self.scale = scale
+        self.window = math.inf if window is None else window
+        self.tile = tile
+        self.dropout = Dropout(dropout)
+
+    def forward(self, q, k, v, *, rng: np.random.Generator | None = None):
+        # Laid out as (B, T, H, D), so that merging the heads afterwards moves nothing.
+        if np.ndim(q) != 4 or q.shape[:2] + q.shape[3:] != k.shape[:2] + k.shape[3:] or k.shape != v.shape or q.shape[2] > k.shape[2]:
+            raise ValueError("CausalAttention wants q (B, H, T, D) and k, v (B, H, S, D) with S >= T; "
+                             f"got {np.shape(q)}, {np.shape(k)}, {np.shape(v)}")
+        B, H, T, D = q.shape
+        y = np.empty((B, T, H, D), np.result_type(q, k, v)).swapaxes(1, 2)
+        tiles = []
+        for queries, keys, hidden in self._tiles(T, k.shape[-2]):
+            scores = q[:, :, queries] @ k[:, :, keys].swapaxes(-1, -2)  # (B, H, tile, keys)
+            scores *= self.scale
+            np.copyto(scores, -np.inf, where=hidden)
+            p = softmax(scores)
+            p_kept, kept = self.dropout.forward(p, rng=rng)
+            y[:, :, queries] = p_kept @ v[:, :, keys]
+            tiles.append((p, p_kept, kept))
+        return y, (q, k, v, tiles)
+
+    def backward(self, dy, saved):
+        q, k, v, tiles = saved
+        dq, dk, dv = np.empty_like(q), np.zeros_like(k), np.zeros_like(v)
+        for (queries, keys, _), (p, p_kept, kept) in zip(self._tiles(q.shape[-2], k.shape[-2]), tiles):
+            dy_ = dy[:, :, queries]
+            dv[:, :, keys] += p_kept.swapaxes(-1, -2) @ dy_
+            dp = self.dropout.backward(dy_ @ v[:, :, keys].swapaxes(-1, -2), kept)
+            dscores = softmax_backward(dp, p)
+            dscores *= self.scale  # scores were scaled, so is dscores
+            dq[:, :, queries] = dscores @ k[:, :, keys]
+            dk[:, :, keys] += dscores.swapaxes(-1, -2) @ q[:, :, queries]
+        return dq, dk, dv
+
+    def _tiles(self, T: int, S: int) -> Iterator[tuple[slice, slice, np.ndarray]]:
+        """For each tile: its queries, the keys that any of them sees, and which of those each does not (tile, keys)."""
+        before = S - T  # positions that have keys but no query
+        for start in range(0, T, self.tile):
+            stop = min(start + self.tile, T)
+            first = max(0, before + start + 1 - min(self.window, S))
+            ahead = np.arange(first, before + stop) - np.arange(before + start, before + stop)[:, None]
+            hidden = (ahead > 0) | (ahead <= -self.window)
+            yield slice(start, stop), slice(first, before + stop), hidden
+
+    def hints(self, q, k, v):
+        B, H, T, D = np.shape(q)
+        return {"B": B, "T": T, "scale": self.scale, "sqrt(D)": math.sqrt(D), "sqrt(H)": math.sqrt(H),
+                "1 - p": 1 - self.dropout.p}
+
+
+class SelfAttention(Layer):
+    """Attention of a sequence to itself, in n_head heads side by side.
+
+    x (B, T, C) -> y (B, T, C);  H heads of size D, which need not multiply to C
+    qkv.weight (C, 3 H D), whose columns are q, k, v, each head after head;  out.weight (H D, C)
+
+    Forward   B, T, C = x.shape
+              q, k, v = heads(qkv(x))
+              z = attention(q, k, v)
+              y = out(merge(z))
+    Backward  dz = split(out.backward(dy))
+              dq, dk, dv = attention.backward(dz)
+              dx = qkv.backward(unheads(dq, dk, dv))
+    Saved     what qkv, attention and out saved
+    """
+
+    def __init__(self, n_embd: int, n_head: int, *, head_size: int | None = None, bias: bool = True,
+                 scale: float | None = None, window: int | None = None, dropout: float = 0.0, tile: int = 64,
+                 std: float = 0.02, out_std: float | None = None, rng=None, dtype=np.float64):
+        if head_size is None:
+            if n_embd % n_head:
+                raise ValueError(f"n_embd {n_embd} does not split into n_head {n_head}: "
+                                 f"choose a divisor of {n_embd}, or say head_size")
+            head_size = n_embd // n_head
+        rng = np.random.default_rng(rng)
+        self.n_head, self.head_size = n_head, head_size
+        width = n_head * head_size
+        self.qkv = Linear(n_embd, 3 * width, bias=bias, std=std, rng=rng, dtype=dtype)
+        self.attention = CausalAttention(scale=1 / math.sqrt(head_size) if scale is None else scale,
+                                         window=window, dropout=dropout, tile=tile)
+        self.out = Linear(width, n_embd, bias=bias, std=std if out_std is None else out_std, rng=rng, dtype=dtype)
+
+    def forward(self, x, *, rng: np.random.Generator | None = None, kv: KV | None = None):
+        x = channels(x, self.qkv.weight.shape[0], "SelfAttention")
+        if x.ndim != 3:
+            raise ValueError(f"SelfAttention wants (B, T, C); got an array of shape {x.shape}")
+        B, T, _ = x.shape
+        H, D = self.n_head, self.head_size
+        qkv, saved_qkv = self.qkv.forward(x)
+        q, k, v = qkv.reshape(B, T, 3, H, D).transpose(2, 0, 3, 1, 4)  # each (B, H, T, D), a view
+        if kv is not None:
+            k, v = kv.extend(k, v)
+        z, saved_attention = self.attention.forward(q, k, v, rng=rng)
+        y, saved_out = self.out.forward(z.swapaxes(1, 2).reshape(B, T, H * D))
+        return y, (saved_qkv, saved_attention, saved_out)
+
+    def backward(self, dy, saved):
+        saved_qkv, saved_attention, saved_out = saved
+        B, T, _ = dy.shape
+        H, D = self.n_head, self.head_size
+        dz = self.out.backward(dy, saved_out).reshape(B, T, H, D).swapaxes(1, 2)
+        dqkv = np.empty((B, T, 3, H, D), dz.dtype)
+        for i, d in enumerate(self.attention.backward(dz, saved_attention)):
+            dqkv[:, :, i] = d.swapaxes(1, 2)
+        return self.qkv.backward(dqkv.reshape(B, T, 3 * H * D), saved_qkv)
+
+    def hints(self, x):
+        B, T, C = np.shape(x)
+        return {"B": B, "T": T, "N": B * T, "H": self.n_head, "scale": self.attention.scale,
+                "sqrt(D)": math.sqrt(self.head_size), "sqrt(C)": math.sqrt(C), "sqrt(H)": math.sqrt(self.n_head),
+                "1 - p": 1 - self.attention.dropout.p}

@@ -1,0 +1,54 @@
+"""What layers accept, and the sentences for what they do not."""
+
+import numpy as np
+
+IGNORE = -100  # a target that does not count
+
+
+def channels(x, n: int, layer: str) -> np.ndarray:
+    """x as an array whose last axis is n wide."""
+    x = np.asarray(x)
+    if x.ndim == 0 or x.shape[-1] != n:
+        raise ValueError(f"{layer} wants {n} channels in the last axis; got an array of shape {x.shape}")
+    if x.dtype.kind not in "fc":
+        raise TypeError(f"{layer} wants real or complex floating-point numbers; got {x.dtype}: "
+                        "convert with x.astype(np.float32) or np.float64")
+    return x
+
+
+def token_ids(ids, n_vocab: int) -> np.ndarray:
+    """ids as an integer array whose values name rows of a table of n_vocab."""
+    ids = _integers(ids, "token ids")
+    _in_range(ids, (ids < 0) | (ids >= n_vocab), n_vocab, "token id")
+    return ids
+
+
+def target_ids(targets, n_vocab: int, shape: tuple[int, ...]) -> np.ndarray:
+    """targets as an integer array of that shape; IGNORE is allowed."""
+    targets = _integers(targets, "targets")
+    if targets.shape != shape:
+        raise ValueError(f"targets must have the shape {shape}, one for each row of logits; got {targets.shape}")
+    outside = ((targets < 0) | (targets >= n_vocab)) & (targets != IGNORE)
+    _in_range(targets, outside, n_vocab, "target")
+    return targets
+
+
+def probability(p: float, name: str) -> float:
+    if not 0 <= p < 1:
+        raise ValueError(f"{name} must be at least 0 and below 1; got {p}")
+    return p
+
+
+def _integers(ids, what: str) -> np.ndarray:
+    ids = np.asarray(ids)
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"{what} must be integers; got {ids.dtype}: convert with ids.astype(np.int64)")
+    return ids
+
+
+def _in_range(ids, outside, n_vocab: int, what: str) -> None:
+    if outside.any():
+        where = tuple(int(i) for i in np.argwhere(outside)[0])
+        raise ValueError(f"{what} {ids[where]} at {list(where)} is outside the vocabulary: "
+                         f"ids run from 0 to {n_vocab - 1}"
+                         + (f", and {IGNORE} marks a target that does not count" if what == "target" else ""))

@@ -1,0 +1,170 @@
+"""The loss: how surprised the model is by the token that really came."""
+
+import numpy as np
+
+from numgpt.layers.inputs import IGNORE, channels, target_ids
+from numgpt.layers.ops import flat, rows
+from numgpt.layers.param import Layer, Param, constant, normal
+
+
+class SoftmaxCrossEntropy(Layer):
+    """The mean of -log(probability of the target) over the targets that count; -100 does not.
+
+    logits (B, T, V), targets (B, T) -> loss, a number;  count: the number of targets that count in
+    the whole batch, where a caller splits it, so that the losses and gradients of the pieces add up
+
+    Forward   p = softmax(logits)
+              onehot = targets[..., None] == arange(logits.shape[-1])
+              counts = (targets != -100)[..., None]
+              loss = -(counts * onehot * log(p)).sum() / count
+    Backward  dlogits = dloss * counts * (p - onehot) / count
+    Saved     the softmax, the targets, count
+
+    If no target counts, the loss is 0 and so are the gradients.
+    """
+
+    def forward(self, logits, targets, *, count: int | None = None):
+        logits = np.asarray(logits)
+        if logits.ndim == 0:
+            raise ValueError("logits must be (..., V); got a single number")
+        logits = channels(logits, logits.shape[-1], "SoftmaxCrossEntropy")
+        targets = target_ids(targets, logits.shape[-1], logits.shape[:-1])
+        count = counted(targets, count)
+        nll, softmaxed = surprise(flat(logits), targets.reshape(-1))
+        return nll.sum() / count, (softmaxed, targets, count)
+
+    def backward(self, dloss, saved):
+        softmaxed, targets, count = saved
+        dlogits = surprise_backward(softmaxed, targets.reshape(-1))
+        dlogits *= dloss / count
+        return dlogits.reshape(*targets.shape, -1)
+
+    def hints(self, logits, targets):
+        targets = np.asarray(targets)
+        return {"N": targets.size, "counted": counted(targets, None), "V": np.shape(logits)[-1],
+                "counted / N": counted(targets, None) / max(targets.size, 1)}
+
+
+class HeadLoss(Layer):
+    """The output layer and its loss in one, over chunks of rows, so that the logits never exist whole.
+
+    x (B, T, C), targets (B, T) -> loss, a number;  weight (C, V), bias (V,);  count as above
+    tied: weight is the token table (V, C), shared with the embedding, and logits = x @ table.T
+
+    Forward   logits = x @ weight + bias
+              loss = softmax_cross_entropy(logits, targets)
+              -- a loss is one number, so its gradient can be finished here, up to a factor
+              dlogits = (softmax(logits) - onehot) / count
+    Backward  dweight = dloss * x.T @ dlogits
+              dbias = dloss * rows(dlogits)
+              dx = dloss * dlogits @ weight.T
+    Saved     dx, dweight and dbias for dloss = 1
+    """
+
+    def __init__(self, n_embd: int, n_vocab: int, *, bias: bool = False, tied: Param | None = None,
+                 chunk: int = 128, std: float = 0.02, rng=None, dtype=np.float64):
+        if tied is not None and tied.shape != (n_vocab, n_embd):
+            raise ValueError(f"a tied head wants the token table, {(n_vocab, n_embd)}; got {tied.shape}")
+        self.weight = normal(rng, (n_embd, n_vocab), std, dtype) if tied is None else tied
+        self.bias = constant(0.0, (n_vocab,), dtype) if bias else None
+        self.tied = tied is not None
+        self.chunk = chunk
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """(C, V), the way x is multiplied."""
+        return self.weight.value.T if self.tied else self.weight.value
+
+    def logits(self, x):
+        """x (..., C) -> (..., V)."""
+        x = channels(x, self.matrix.shape[0], "HeadLoss")
+        y = flat(x) @ self.matrix
+        if self.bias is not None:
+            y += self.bias.value
+        return y.reshape(*x.shape[:-1], -1)
+
+    def forward(self, x, targets, *, count: int | None = None):
+        x, targets, count, nll = self._prepare(x, targets, count)
+        x_rows, matrix = flat(x), self.matrix
+        dx = np.empty(x_rows.shape, nll.dtype)
+        dweight = np.zeros_like(self.weight.value)
+        dbias = None if self.bias is None else np.zeros_like(self.bias.value)
+        for part, targets_ in self._chunks(targets):
+            x_ = x_rows[part]
+            nll[part], softmaxed = surprise(self.logits(x_), targets_)
+            dlogits = surprise_backward(softmaxed, targets_)
+            dlogits *= 1 / count
+            dx[part] = dlogits @ matrix.T
+            dweight += dlogits.T @ x_ if self.tied else x_.T @ dlogits
+            if dbias is not None:
+                dbias += rows(dlogits)
+        return nll.sum() / count, (dx.reshape(x.shape), dweight, dbias)
+
+    def __call__(self, x, targets, *, count: int | None = None):
+        """The loss alone."""
+        x, targets, count, nll = self._prepare(x, targets, count)
+        for part, targets_ in self._chunks(targets):
+            nll[part], _ = surprise(self.logits(flat(x)[part]), targets_)
+        return nll.sum() / count
+
+    def backward(self, dloss, saved):
+        dx, dweight, dbias = saved
+        self.weight.grad += dloss * dweight
+        if dbias is not None:
+            self.bias.grad += dloss * dbias
+        return dloss * dx
+
+    def _prepare(self, x, targets, count):
+        C, V = self.matrix.shape
+        x = channels(x, C, "HeadLoss")
+        targets = target_ids(targets, V, x.shape[:-1])
+        return x, targets, counted(targets, count), np.empty(targets.size, np.result_type(x, self.weight.value))
+
+    def _chunks(self, targets):
+        targets = targets.reshape(-1)
+        for start in range(0, len(targets), self.chunk):
+            part = slice(start, start + self.chunk)
+            yield part, targets[part]
+
+    def hints(self, x, targets):
+        return SoftmaxCrossEntropy().hints(np.empty((0, self.matrix.shape[1])), targets)
+
+
+def counted(targets, count: int | None) -> int:
+    """What the mean divides by: the whole batch's count where a caller knows it; never 0."""
+    own = int((targets != IGNORE).sum())
+    if count is None:
+        return max(own, 1)
+    if count < own:
+        raise ValueError(f"count is the number of targets that count in the whole batch, of which this is a "
+                         f"piece with {own}; got {count}")
+    return max(count, 1)
+
+
+def surprise(logits, targets):
+    """-log softmax at the target, row by row (N,), with what the backward needs; 0 where ignored.
+
+    With the row's maximum taken out, the total is 1 + rest, and log1p(rest) keeps the digits of a small
+    rest. So does others = total - e[target], the sum over all but the target: where the target is the
+    maximum it is the rest itself, which 1 + rest - 1 would round away.
+    """
+    counts = targets != IGNORE
+    index = np.where(counts, targets, 0)[:, None]
+    best = logits.argmax(-1)[:, None]
+    c = logits - np.take_along_axis(logits, best, -1)
+    e = np.exp(c)
+    np.put_along_axis(e, best, 0, -1)
+    rest = e.sum(-1, keepdims=True)
+    np.put_along_axis(e, best, 1, -1)
+    others = np.where(index == best, rest, 1 + rest - np.take_along_axis(e, index, -1))
+    nll = np.log1p(rest) - np.take_along_axis(c, index, -1)
+    return np.where(counts, nll[:, 0], 0), (e, 1 + rest, others)
+
+
+def surprise_backward(softmaxed, targets):
+    """softmax - onehot (N, V), where softmax - 1 at the target is -others / total; 0 where ignored."""
+    e, total, others = softmaxed
+    counts = (targets != IGNORE)[:, None]
+    dlogits = e * (counts / total)
+    np.put_along_axis(dlogits, np.where(counts, targets[:, None], 0), -others * (counts / total), -1)
+    return dlogits

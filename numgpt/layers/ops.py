@@ -1,0 +1,81 @@
+"""The functions that layers are made of, each with its backward.
+
+A backward takes the output's gradient first, then what it needs of the forward pass.
+"""
+
+import math
+
+import numpy as np
+
+from numgpt.layers.errorfunction import erf, erfc, normal_cdf, normal_density  # noqa: F401  (part of this page)
+
+
+def flat(x):
+    """x (..., C) as rows (N, C)."""
+    return x.reshape(-1, x.shape[-1])
+
+
+def rows(a):
+    """The sum over all axes but the last. As a product with ones: the BLAS adds columns faster."""
+    a = flat(a)
+    return np.ones(len(a), a.dtype) @ a
+
+
+def softmax(x, axis: int = -1):
+    """exp(x) / sum(exp(x)). A row of -inf alone, where everything is masked, gives zeros."""
+    e = np.exp(x - _finite_max(x, axis))
+    total = e.sum(axis, keepdims=True)
+    return e / (total + (total == 0))
+
+
+def softmax_backward(dp, p, axis: int = -1):
+    """p is the softmax. Each score raises its own p and lowers all others through the sum."""
+    return p * (dp - (dp * p).sum(axis, keepdims=True))
+
+
+def logsumexp(x, axis: int = -1, keepdims: bool = False):
+    """log(sum(exp(x))). A row of -inf alone gives -inf."""
+    y = x.max(axis, keepdims=True) + np.log1p(_others(x, axis))
+    return y if keepdims else y.squeeze(axis)
+
+
+def logsumexp_backward(dy, x, axis: int = -1):
+    """dy as logsumexp returned y, without the axis."""
+    return np.expand_dims(dy, axis) * softmax(x, axis)
+
+
+def log_softmax(x, axis: int = -1):
+    """log(softmax(x)), exact also where softmax rounds to 1: the largest term is log1p of the others."""
+    return (x - _finite_max(x, axis)) - np.log1p(_others(x, axis))
+
+
+def log_softmax_backward(dy, y, axis: int = -1):
+    """y is the log_softmax."""
+    return dy - np.exp(y) * dy.sum(axis, keepdims=True)
+
+
+def erf_backward(dy, x):
+    return dy * (2 / math.sqrt(math.pi)) * np.exp(-x * x)
+
+
+def erfc_backward(dy, x):
+    return -erf_backward(dy, x)
+
+
+def sigmoid(z):
+    """1 / (1 + exp(-z)), written so that exp never overflows."""
+    e = np.exp(np.minimum(z, -z))
+    return np.where(z < 0, e, 1) / (1 + e)
+
+
+def _finite_max(x, axis):
+    """The row's maximum, to be taken out before exp; 0 where all is -inf, for -inf - -inf is nan."""
+    m = x.max(axis, keepdims=True)
+    return np.where(m == -np.inf, 0, m)
+
+
+def _others(x, axis):
+    """sum(exp(x - max)) without the maximum's own 1, which would swallow the digits of small others."""
+    e = np.exp(x - _finite_max(x, axis))
+    np.put_along_axis(e, np.expand_dims(x.argmax(axis), axis), 0, axis)
+    return e.sum(axis, keepdims=True)

@@ -1,0 +1,94 @@
+"""Param and Layer: the contract that every layer keeps.
+
+    y, saved = layer.forward(x)           # pure: reads parameters, changes nothing
+    dx       = layer.backward(dy, saved)  # adds to each Param's grad; saved is only read
+    y        = layer(x)                   # when only the output is wanted
+"""
+
+import copy
+from collections.abc import Iterator
+
+import numpy as np
+
+
+class Param:
+    """A trainable array and the gradient that backward adds to."""
+
+    __slots__ = ("value", "grad")
+
+    def __init__(self, value: np.ndarray):
+        self.value = np.asarray(value)
+        self.grad = np.zeros_like(self.value)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.value.shape
+
+    @property
+    def size(self) -> int:
+        return self.value.size
+
+    def __repr__(self):
+        return f"Param{self.shape}"
+
+
+class Layer:
+    """What all layers share: calling, and walking over parameters."""
+
+    def forward(self, x):
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    def backward(self, dy, saved):
+        raise NotImplementedError(f"{type(self).__name__} has no backward")
+
+    def __call__(self, *inputs, **options):
+        return self.forward(*inputs, **options)[0]
+
+    def named_params(self) -> Iterator[tuple[str, Param]]:
+        """Each parameter once, with a dotted name, in the order the layer was built."""
+        seen = set()
+        for name, param in _walk(self):
+            if id(param) not in seen:
+                seen.add(id(param))
+                yield name, param
+
+    def params(self) -> list[Param]:
+        return [param for _, param in self.named_params()]
+
+    def zero_grad(self) -> None:
+        for param in self.params():
+            param.grad[...] = 0
+
+    def astype(self, dtype) -> "Layer":
+        """A twin with parameters of another dtype, complex too; what was shared stays shared."""
+        twin = copy.deepcopy(self)
+        for param in twin.params():
+            param.value = param.value.astype(dtype)
+            param.grad = np.zeros_like(param.value)
+        return twin
+
+    def hints(self, *inputs) -> dict[str, float]:
+        """Numbers that a mistake may leave as a factor, by name; a gradient check speaks of them."""
+        shape = np.shape(inputs[0])
+        lead = dict(zip(("B", "T"), shape[:-1])) if len(shape) > 2 else {}
+        return {**lead, "N": int(np.prod(shape[:-1])), "C": shape[-1] if shape else 1}
+
+
+def _walk(layer, prefix=""):
+    for name, item in vars(layer).items():
+        children = enumerate(item) if isinstance(item, (list, tuple)) else [(None, item)]
+        for index, child in children:
+            path = f"{prefix}{name}" if index is None else f"{prefix}{name}.{index}"
+            if isinstance(child, Param):
+                yield path, child
+            elif isinstance(child, Layer):
+                yield from _walk(child, path + ".")
+
+
+def normal(rng, shape: tuple[int, ...], std: float, dtype) -> Param:
+    """A parameter drawn from normal(0, std); the draws are float64, so that every dtype starts alike."""
+    return Param(np.random.default_rng(rng).normal(0.0, std, shape).astype(dtype))
+
+
+def constant(value: float, shape: tuple[int, ...], dtype) -> Param:
+    return Param(np.full(shape, value, dtype))

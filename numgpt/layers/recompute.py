@@ -1,0 +1,31 @@
+"""Trade time for memory."""
+
+import copy
+
+from numgpt.layers.param import Layer
+
+
+class Recompute(Layer):
+    """Keep only the inputs of a layer, and run it again when backward asks for what it saved.
+
+    Forward   y = layer(x)
+    Backward  -- again with a copy of the same generator, so that the same numbers are dropped
+              y, saved = layer.forward(x)
+              dx = layer.backward(dy, saved)
+    Saved     x, and the generator as it stood before
+    """
+
+    def __init__(self, layer: Layer):
+        self.layer = layer
+
+    def forward(self, *inputs, **options):
+        saved = inputs, copy.deepcopy(options)
+        return self.layer(*inputs, **options), saved
+
+    def backward(self, dy, saved):
+        inputs, options = saved
+        _, saved_layer = self.layer.forward(*inputs, **copy.deepcopy(options))
+        return self.layer.backward(dy, saved_layer)
+
+    def hints(self, *inputs):
+        return self.layer.hints(*inputs)

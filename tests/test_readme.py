@@ -1,0 +1,52 @@
+"""What README prints is what running it prints."""
+
+import doctest
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from numgpt.gradcheck import check
+
+README = Path(__file__).parent.parent / "README.md"
+
+# Timings and last digits are the machine's own.
+LOOSE = re.compile(r"\d(\.\d)?e[-+]\d\d|[\d.]+ s\b")
+
+
+class Checker(doctest.OutputChecker):
+    def check_output(self, want, got, optionflags):
+        return super().check_output(*(re.sub(r" +", " ", LOOSE.sub("#", text)) for text in (want, got)), optionflags)
+
+
+def test_the_first_screen():
+    test = doctest.DocTestParser().get_doctest(re.sub(r"```", "", README.read_text()), {}, "README", str(README), 0)
+    failures = []
+    doctest.DocTestRunner(Checker(), verbose=False).run(test, out=failures.append)
+    assert test.examples and not failures, "".join(failures)
+
+
+class Dense:
+    """The layer of the recipe, with its mistake."""
+
+    def __init__(self, W, b):
+        self.W, self.b = W, b
+
+    def forward(self, x):
+        self.x = x
+        return x @ self.W + self.b
+
+    def backward(self, dy):
+        self.dW = self.x.T @ dy
+        self.db = dy.mean(0)
+        return dy @ self.W.T
+
+
+def test_the_recipe_for_testers_prints_the_report_that_is_shown():
+    rng = np.random.default_rng(0)
+    layer = Dense(rng.standard_normal((5, 3)), rng.standard_normal(3))
+    with pytest.raises(AssertionError) as failure:
+        check(layer, rng.standard_normal((7, 5))).assert_ok()
+    shown = re.search(r"^gradcheck of Dense.*?(?=\n```)", README.read_text(), re.M | re.S)[0]
+    assert LOOSE.sub("#", str(failure.value)) == LOOSE.sub("#", shown)
