@@ -83,7 +83,7 @@ class Numeric:
         self.all_complex = False
         self.rng = generator(seed, "disturbances")
         self.y = self.numbers({})
-        self.noise = self._noise()
+        self.jitter = self._jitter()
         self.natural = self._natural()
 
     def numbers(self, changed: dict) -> np.ndarray:
@@ -114,42 +114,47 @@ class Numeric:
             raise NotAnalytic("the complex step gives numbers that are not finite")
         return self.contract(slope)
 
-    def richardson(self, name: str, direction, size=0.0, start: float = START) -> Measured:
-        """Central differences at halved steps, extrapolated. Smaller tables are tried while the estimate is poor.
+    def richardson(self, name: str, direction, size=0.0, start: float = START, careful: bool = False) -> Measured:
+        """Central differences at halved steps, extrapolated; other steps are tried while the estimate is poor.
 
         size (cotangents,) is what the derivatives of this array may amount to: an effort is made until the
-        error is a millionth of it.
+        error is a millionth of it. careful: reckon with the rounding of outputs, too, that did not move.
         """
         h = start * self.scale(name)
-        best, noise = self._table(name, direction, h)
+        best, noise = self._table(name, direction, h, careful)
         # Where noise makes the error, larger steps drown it; else the function bends too much: smaller ones.
         factor = 16 if (noise > 0.05 * best.error).mean() > 0.5 else 2.0 ** -LEVELS
         for _ in range(RUNGS - 1):
             if (best.error <= 1e-7 * np.maximum(size, abs(best.value))).all():
                 break
             h *= factor
-            tried, _ = self._table(name, direction, h)
+            tried, _ = self._table(name, direction, h, careful)
             better = tried.error < best.error
-            if factor > 1 and not better.any():
-                break
+            if factor > 1:
+                # Far away a bounded function looks flat, with an error to match: only a slope that is
+                # clearly seen, and where it was expected, may replace the nearer one.
+                better &= tried.error < 1e-3 * abs(tried.value)
+                better &= abs(tried.value - best.value) <= 10 * best.error
+                if not better.any():
+                    break
             best = Measured(np.where(better, tried.value, best.value), np.where(better, tried.error, best.error))
         return best
 
     def central(self, name: str, direction) -> Measured:
         """One central difference, and a second at twice the step for its error."""
         h = CENTRAL * self.scale(name)
-        near, taken = self._difference(name, direction, h)
-        far, _ = self._difference(name, direction, 2 * h)
-        return Measured(near, abs(near - far) + self.noise / taken)
+        near, taken, changed = self._difference(name, direction, h)
+        far, _, _ = self._difference(name, direction, 2 * h)
+        return Measured(near, abs(near - far) + self.noise(changed) / taken)
 
-    def one_sided(self, name: str, direction, h: float) -> tuple[np.ndarray, np.ndarray, float]:
-        """The slopes to the left and to the right of x."""
+    def one_sided(self, name: str, direction, h: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The slopes to the left and to the right of x, and their noise."""
         x = self.values[name]
         right, step_right = direction.move(x, h)
         left, step_left = direction.move(x, -h)
-        up = self.contract(self.numbers({name: right}) - self.y) / step_right
-        down = self.contract(self.numbers({name: left}) - self.y) / step_left
-        return down, up, step_right
+        up, down = self.numbers({name: right}) - self.y, self.numbers({name: left}) - self.y
+        noise = self.noise((up != 0) | (down != 0)) / step_right
+        return self.contract(down) / step_left, self.contract(up) / step_right, noise
 
     def complex_step_noise(self, name: str, direction, value: np.ndarray) -> np.ndarray:
         """What rounding does to it: seen from points one ulp away in every number, with steps that are no
@@ -157,7 +162,7 @@ class Numeric:
         values, spread = self.values, np.zeros_like(value)
         try:
             for factor in (0.7, 1.1, 1.3, 1.9):
-                self.values = self._disturbed(values)
+                self.values = self.disturbed(values)
                 spread = np.maximum(spread, abs(self.complex_step(name, direction, factor * STEP) - value))
         except NotAnalytic:
             pass
@@ -182,12 +187,13 @@ class Numeric:
                 fault = f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"
         raise NotAnalytic(f"complex numbers do not pass ({fault})")
 
-    def _table(self, name, direction, h) -> tuple[Measured, np.ndarray]:
+    def _table(self, name, direction, h, careful) -> tuple[Measured, np.ndarray]:
         """A Richardson table from step h down: its best entry, judged by the largest difference to its
         neighbours, and the part that noise has in that error."""
-        rows, taken = [], []
+        rows, taken, moved = [], [], np.full(len(self.y), careful)
         for level in range(LEVELS):
-            difference, step = self._difference(name, direction, h / 2 ** level)
+            difference, step, changed = self._difference(name, direction, h / 2 ** level)
+            moved |= changed
             if not step or not np.isfinite(difference).all():
                 rows.clear(), taken.clear()  # outside of what f allows: begin below
                 continue
@@ -196,15 +202,16 @@ class Numeric:
                 row.append(row[j] + (row[j] - above) / (4 ** (j + 1) - 1))
             rows.append(row)
             taken.append(step)
-        error = np.full(len(self.noise), np.inf)
+        jitter = self.noise(moved)
+        error = np.full(len(jitter), np.inf)
         value, noise = np.zeros_like(error), np.zeros_like(error)
         for i in range(1, len(rows)):
             for j in range(1, len(rows[i])):
                 here = rows[i][j]
-                estimate = np.maximum(abs(here - rows[i][j - 1]), abs(here - rows[i - 1][j - 1])) + self.noise / taken[i]
+                estimate = np.maximum(abs(here - rows[i][j - 1]), abs(here - rows[i - 1][j - 1])) + jitter / taken[i]
                 better = estimate < error
                 value, error = np.where(better, here, value), np.where(better, estimate, error)
-                noise = np.where(better, self.noise / taken[i], noise)
+                noise = np.where(better, jitter / taken[i], noise)
         return Measured(value, error), noise
 
     def _difference(self, name, direction, h):
@@ -212,28 +219,32 @@ class Numeric:
         right, step_right = direction.move(x, h)
         left, step_left = direction.move(x, -h)
         step = step_right - step_left
-        if not step:
-            return np.zeros(len(self.contract(self.y))), 0.0
-        return self.contract(self.numbers({name: right}) - self.numbers({name: left})) / step, step / 2
+        difference = self.numbers({name: right}) - self.numbers({name: left})
+        return self.contract(difference) / (step or 1.0), step / 2, difference != 0
 
-    def _disturbed(self, values):
+    def disturbed(self, values: dict) -> dict:
+        """Every number one ulp up or down."""
         return {name: np.nextafter(x, np.where(self.rng.random(x.shape) < 0.5, -np.inf, np.inf).astype(x.dtype))
                 for name, x in values.items()}
 
-    def _noise(self) -> np.ndarray:
-        """The largest change of the contracted output when every number moves by one ulp, but no less than
-        what rounding the outputs themselves amounts to (a single number may stand still six times by luck)."""
-        y = np.finfo(self.y.dtype).eps * self.y
-        rounding = abs(y) if self.cotangents is None else np.sqrt((self.cotangents ** 2) @ (y * y))
-        changes = [rounding] + [abs(self.contract(self.numbers(self._disturbed(self.values)) - self.y)) for _ in range(PROBES)]
-        return np.max(changes, axis=0)
+    def noise(self, moved) -> np.ndarray:
+        """What rounding does to a contracted difference: to the outputs that moved, for the others cancel to the
+        bit; but to all of them where none was seen to move."""
+        jitter = self.jitter * moved if np.any(moved) else self.jitter
+        return jitter if self.cotangents is None else np.sqrt((self.cotangents ** 2) @ (jitter * jitter))
 
-    def _natural(self) -> float:
+    def _jitter(self) -> np.ndarray:
+        """The largest change of each output when every number moves by one ulp, but no less than the output's own
+        rounding (a number may stand still six times by luck)."""
+        changes = [abs(self.numbers(self.disturbed(self.values)) - self.y) for _ in range(PROBES)]
+        return np.max([np.finfo(self.y.dtype).eps * abs(self.y), *changes], axis=0)
+
+    def _natural(self) -> np.ndarray:
         """How much the contracted output changes when every array moves by its own scale: a yardstick for zero."""
-        changes = []
+        largest = np.zeros(len(self.contract(self.y)))
         for _ in range(2):
             moved = {name: x + (0.5 * self.scale(name) * self.rng.standard_normal(x.shape)).astype(x.dtype)
                      for name, x in self.values.items()}
             change = abs(self.contract(self.numbers(moved) - self.y))
-            changes.append(float(change[np.isfinite(change)].max(initial=0)))
-        return max(changes)
+            largest = np.maximum(largest, np.where(np.isfinite(change), change, 0))
+        return largest

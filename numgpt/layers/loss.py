@@ -37,7 +37,7 @@ class SoftmaxCrossEntropy(Layer):
         softmaxed, targets, count = saved
         dlogits = surprise_backward(softmaxed, targets.reshape(-1))
         dlogits *= dloss / count
-        return dlogits.reshape(*targets.shape, -1)
+        return dlogits.reshape(*targets.shape, dlogits.shape[-1])
 
     def hints(self, logits, targets):
         targets = np.asarray(targets)
@@ -81,7 +81,7 @@ class HeadLoss(Layer):
         y = flat(x) @ self.matrix
         if self.bias is not None:
             y += self.bias.value
-        return y.reshape(*x.shape[:-1], -1)
+        return y.reshape(*x.shape[:-1], y.shape[-1])
 
     def forward(self, x, targets, *, count: int | None = None):
         x, targets, count, nll = self._prepare(x, targets, count)
