@@ -78,7 +78,7 @@ def test_activations_at_infinity_and_nan(name):
 @pytest.mark.parametrize("name", L.ACTIVATIONS)
 def test_activations_take_complex_numbers_far_out(name):
     y = L.ACTIVATIONS[name]()(np.array([-30 + 1e-30j, 30 + 1e-30j]))
-    assert abs(y[0]) < 1e-6 and np.isfinite(y).all() and abs(y[1].imag / 1e-30 - 1) < 1e-12
+    assert abs(y[0]) < 1e-6 and np.isfinite(y).all() and abs(y[1].imag / 1e-30 - 1) < 1e-9
 
 
 def test_no_target_that_counts_gives_zero_loss_and_zero_gradients():

@@ -40,7 +40,7 @@ def check_rules(subject: Subject, dy) -> list[Finding]:
         reference = subject.gradient(values, dy)
         _, memory = subject.forward(values)
         subject.forward(other)  # a buffer kept on the layer would overwrite what the first call saved
-        subject.call(values)    # puts the parameters back
+        subject.place(values)
         subject.clear()
         gradient = subject.backward(dy, memory)
         rule("saved outlives another forward", _same(gradient, reference),

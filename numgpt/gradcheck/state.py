@@ -13,11 +13,13 @@ OPAQUE = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType,
 
 
 class Place:
-    """A parameter: every (container, key) that holds its array, and the one that holds its gradient."""
+    """A parameter: every (container, key) that holds its array, and the way from an object to its gradient.
 
-    def __init__(self, holders: list[tuple], gradient: tuple):
-        self.holders = holders
-        self.gradient = gradient
+    The way is gone anew each time, for many a backward puts a new dict where the old one was.
+    """
+
+    def __init__(self, holders: list[tuple], owner, *way):
+        self.holders, self.owner, self.way = holders, owner, way
 
     @property
     def value(self) -> np.ndarray:
@@ -30,27 +32,34 @@ class Place:
 
     @property
     def grad(self) -> np.ndarray | None:
-        return get(*self.gradient)
+        item = self.owner
+        for step in self.way:
+            if not _has(item, step):
+                return None
+            item = get(item, step)
+        return item
 
     def clear(self) -> None:
         """Zeros of the parameter's own dtype; None stays None, for a layer that makes the array itself."""
         grad = self.grad
-        if grad is not None:
-            if isinstance(grad, np.ndarray) and grad.dtype == self.value.dtype and grad.flags.writeable:
-                grad[...] = 0
-            else:
-                put(*self.gradient, np.zeros(np.shape(grad), self.value.dtype))
+        if isinstance(grad, np.ndarray) and grad.dtype == self.value.dtype and grad.flags.writeable:
+            grad[...] = 0
+        elif grad is not None:
+            container = self.owner
+            for step in self.way[:-1]:
+                container = get(container, step)
+            put(container, self.way[-1], np.zeros(np.shape(grad), self.value.dtype))
 
 
 def param_objects(layer) -> dict[str, Place]:
     """Parameters that are objects with value and grad: from named_params() if there is one, else by looking."""
     if callable(getattr(layer, "named_params", None)):
-        return {name: Place([(p, "value")], (p, "grad")) for name, p in layer.named_params()}
+        return {name: Place([(p, "value")], p, "grad") for name, p in layer.named_params()}
     places = {}
     for path, container, key, array, _ in walk(layer):
         if key == "value" and not isinstance(container, (dict, list)) and hasattr(container, "grad"):
             if all(place.holders[0][0] is not container for place in places.values()):
-                places[path.removesuffix(".value")] = Place([(container, key)], (container, "grad"))
+                places[path.removesuffix(".value")] = Place([(container, key)], container, "grad")
     return places
 
 
@@ -66,7 +75,7 @@ def find_params(layer, trial: Callable, wanted=None) -> tuple[dict[str, Place], 
     trial(1.0)
     trial(1.5)
     if isinstance(wanted, dict):
-        return {name: Place(_holders(layer, _at(layer, name)), _resolve(layer, gradient))
+        return {name: Place([(c, k) for _, c, k in _holders(layer, _at(layer, name))], layer, *_steps(layer, gradient))
                 for name, gradient in wanted.items()}, []
 
     places, unpaired, seen = {}, [], set()
@@ -78,9 +87,10 @@ def find_params(layer, trial: Callable, wanted=None) -> tuple[dict[str, Place], 
             continue
         gradient = _gradient_beside(container, key, parent, array.shape)
         if gradient is not None:
-            seen |= {id(now), id(get(*gradient))}
-            name = path if key not in HOLDERS else path.rsplit(".", 1)[0]
-            places[name] = Place(_holders(layer, now), gradient)
+            holders = _holders(layer, now)
+            place = Place([(c, k) for _, c, k in holders], *gradient)
+            seen |= {id(now), id(place.grad)}
+            places[_name_of(path for path, _, _ in holders)] = place
         else:
             unpaired.append((path, id(now)))
     unpaired = [path for path, which in unpaired if which not in seen]
@@ -132,27 +142,34 @@ def _entries(item):
 
 
 def _holders(root, array) -> list[tuple]:
-    """Every place that holds this very array. A tuple cannot be written to, so it does not count."""
-    return [(container, key) for _, container, key, item, _ in walk(root)
+    """Every place that holds this very array: path, container, key. A tuple cannot be written to."""
+    return [(path, container, key) for path, container, key, item, _ in walk(root)
             if item is array and not isinstance(container, tuple)]
 
 
+def _name_of(paths) -> str:
+    """The most telling of several paths to one array: W before params.0; what box.value holds is called box."""
+    path = min(paths, key=lambda path: (path.split(".")[-1].isdigit(), path.count("."), path))
+    head, _, last = path.rpartition(".")
+    return head if last in HOLDERS and head else path
+
+
 def _gradient_beside(container, key, parent, shape) -> tuple | None:
-    """Where the gradient of container[key] stands: beside it, or in a collection beside it or one step up."""
+    """The way to the gradient of container[key]: beside it, or in a collection beside it or one step up."""
     if key in HOLDERS and _has(container, "grad"):
         return container, "grad"
     if isinstance(key, str):
-        for form in GRADIENT_NAMES:
-            if _has(container, form.format(key)) and _fits(get(container, form.format(key)), shape):
-                return container, form.format(key)
+        for name in (form.format(key) for form in GRADIENT_NAMES):
+            if _has(container, name) and _fits(get(container, name), shape):
+                return container, name
     for owner in (container, parent[0] if parent else None):
         for collection in COLLECTIONS:
             grads = get(owner, collection) if owner is not None and _has(owner, collection) else None
-            if isinstance(grads, dict) and key in grads or isinstance(grads, list) and isinstance(key, int) and key < len(grads):
-                if grads is not container and _fits(grads[key], shape):
-                    return grads, key
-            if isinstance(grads, dict) and f"d{key}" in grads and _fits(grads[f"d{key}"], shape):
-                return grads, f"d{key}"
+            if not isinstance(grads, (dict, list)) or grads is container:
+                continue
+            for name in (key, f"d{key}"):
+                if _has(grads, name) and _fits(get(grads, name), shape):
+                    return owner, collection, name
     return None
 
 
@@ -161,28 +178,27 @@ def _fits(grad, shape) -> bool:
 
 
 def _has(container, key) -> bool:
-    return key in container if isinstance(container, dict) else not isinstance(container, (list, tuple)) and hasattr(container, key)
+    if isinstance(container, (list, tuple)):
+        return isinstance(key, int) and key < len(container)
+    return key in container if isinstance(container, dict) else isinstance(key, str) and hasattr(container, key)
 
 
-def _resolve(root, path: str) -> tuple:
-    """(container, key) at a dotted path of attributes, keys and indices."""
-    *steps, last = path.split(".")
-    item = root
-    for step in steps:
-        item = get(item, _key(item, step, path))
-    return item, _key(item, last, path)
-
-
-def _key(item, step, path):
-    if isinstance(item, (list, tuple)) and step.isdigit() and int(step) < len(item):
-        return int(step)
-    if not _has(item, step):
-        raise ValueError(f"params: there is no {step!r} on the way of {path!r} in {type(item).__name__}")
-    return step
+def _steps(root, path: str) -> list:
+    """A dotted path as keys, attributes and indices, each of which must be there."""
+    item, steps = root, []
+    for step in path.split("."):
+        step = int(step) if isinstance(item, (list, tuple)) and step.isdigit() else step
+        if not _has(item, step):
+            raise ValueError(f"params: there is no {step!r} on the way of {path!r} in {type(root).__name__}")
+        steps.append(step)
+        item = get(item, step)
+    return steps
 
 
 def _at(root, path: str) -> np.ndarray:
-    array = get(*_resolve(root, path))
-    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+    item = root
+    for step in _steps(root, path):
+        item = get(item, step)
+    if not isinstance(item, np.ndarray) or item.dtype.kind != "f":
         raise ValueError(f"params: {path!r} is not an array of real numbers")
-    return array
+    return item

@@ -79,13 +79,8 @@ class Subject:
         if isinstance(result, dict) and set(result) <= set(self.names) and not self._is_single_dict():
             parts = dict(result)
         else:
-            if len(self.inputs) == 1:
-                result = (result,)
-            elif len(differentiable) == 1 and not (isinstance(result, (tuple, list)) and len(result) == len(self.inputs)):
-                result = (result,)
-                if isinstance(result[0], (tuple, list)) and len(result[0]) == 1:
-                    result = tuple(result[0])
-            if not isinstance(result, (tuple, list)):
+            alone = self.inputs[0] if len(self.inputs) == 1 else self.inputs[differentiable[0]] if len(differentiable) == 1 else None
+            if not isinstance(result, (tuple, list)) or (is_branch(alone) and len(result) != len(self.inputs)):
                 result = (result,)
             if len(result) == len(self.inputs):
                 parts = dict(zip(self.names, result))
@@ -136,10 +131,14 @@ class _LayerSubject(Subject):
             self.places[name] = place
             self.values[name] = place.value
 
-    def call(self, values):
+    def place(self, values: dict) -> None:
+        """Put parameters where the layer reads them."""
         for name, place in self.places.items():
             if name in values:
                 place.value = values[name]
+
+    def call(self, values):
+        self.place(values)
         forward = self.layer.forward if hasattr(self.layer, "forward") else self.layer
         return forward(*self.arguments(values), **self.fresh_options())
 

@@ -8,8 +8,8 @@ from numgpt.layers.blocks import elementwise
 from numgpt.layers.ops import normal_cdf, normal_density, sigmoid
 from numgpt.layers.param import Layer
 
-# Below -6e4 every gate here is exactly 0 in every dtype. Stopping there makes f(-inf) 0, not -inf * 0 = nan.
-LOWEST = -6e4
+# Below -3e4 every gate here is exactly 0 in every dtype. Stopping there makes f(-inf) 0, not -inf * 0 = nan.
+LOWEST = -3e4
 
 
 class Activation(Layer):
@@ -115,7 +115,7 @@ class SiLU(Activation):
     steepness = 1.0
 
     def f(self, x):
-        return np.maximum(x, LOWEST) * sigmoid(self.steepness * x)
+        return np.maximum(x, LOWEST) * sigmoid(self.steepness * np.clip(x, LOWEST, -LOWEST))
 
     def slope(self, x):
         x = np.clip(x, LOWEST, -LOWEST)
