@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from numgpt.layers.blocks import elementwise
-from numgpt.layers.ops import normal_cdf, normal_density, sigmoid
+from numgpt.layers.ops import normal_cdf, normal_density, sigmoid, sigmoid_and_slope
 from numgpt.layers.param import Layer
 
 # Below -3e4 every gate here is exactly 0 in every dtype. Stopping there makes f(-inf) 0, not -inf * 0 = nan.
@@ -66,19 +66,19 @@ class GELUTanh(Activation):
 
     @staticmethod
     def f(x):
-        return np.maximum(x, LOWEST) * _tanh_gate(x)[0]
+        return np.maximum(x, LOWEST) * sigmoid(_twice_u(np.clip(x, -40, 40)))
 
     @staticmethod
     def slope(x):
-        s, x = _tanh_gate(x)
+        x = np.clip(x, -40, 40)
+        s, ds = sigmoid_and_slope(_twice_u(x))
         dz = 2 * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x)
-        return s + x * (s * (1 - s)) * dz  # s' = s (1 - s)
+        return s + x * ds * dz
 
 
-def _tanh_gate(x):
-    """sigmoid(2 u) and the x it was taken at: beyond 40 it is 0 or 1, and x cubed may overflow."""
-    x = np.clip(x, -40, 40)
-    return sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)), x
+def _twice_u(x):
+    """What GELUTanh's sigmoid is taken of. Beyond x = 40 it is 0 or 1, and the cube may overflow."""
+    return 2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
 
 
 class ReLU(Activation):
@@ -119,8 +119,8 @@ class SiLU(Activation):
 
     def slope(self, x):
         x = np.clip(x, LOWEST, -LOWEST)
-        s = sigmoid(self.steepness * x)
-        return s + self.steepness * x * (s * (1 - s))
+        s, ds = sigmoid_and_slope(self.steepness * x)
+        return s + self.steepness * x * ds
 
 
 class QuickGELU(SiLU):

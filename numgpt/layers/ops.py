@@ -64,8 +64,14 @@ def erfc_backward(dy, x):
 
 def sigmoid(z):
     """1 / (1 + exp(-z)), written so that exp never overflows."""
+    return sigmoid_and_slope(z)[0]
+
+
+def sigmoid_and_slope(z):
+    """s = sigmoid(z) and s (1 - s), its derivative; 1 - s itself would have lost its digits where s is near 1."""
     e = np.exp(np.minimum(z, -z))
-    return np.where(z < 0, e, 1) / (1 + e)
+    r = 1 / (1 + e)
+    return np.where(z < 0, e, 1) * r, e * r * r
 
 
 def _finite_max(x, axis):

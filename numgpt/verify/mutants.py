@@ -115,13 +115,13 @@ _add("b-mean", "linear.Linear.backward", "rows(dy)", "rows(dy) / len(flat(dy))",
      "the bias averaged, not summed", "linear")
 _add("ffn-pre-activation", "ffn.FeedForward.backward", "self.down.backward(dy, saved_down)",
      "self.down.backward(dy, saved_activation)", "what came before the activation where what came after belongs", "feed-forward")
-_add("gelu-erf", "activation.GELUTanh.slope", "s, x = _tanh_gate(x)", "return GELU.slope(x)",
+_add("gelu-erf", "activation.GELUTanh.slope", "s, ds = sigmoid_and_slope(_twice_u(x))", "return GELU.slope(x)",
      "the exact GELU's derivative on the tanh form", "gelu-tanh", "feed-forward")
 _add("gelu-no-3", "activation.GELUTanh.slope", "1 + 3 * 0.044715", "1 + 0.044715",
      "the 3 of the cube's derivative lost", "gelu-tanh")
-_add("gelu-no-x", "activation.GELUTanh.slope", "s + x * (s * (1 - s)) * dz", "s",
+_add("gelu-no-x", "activation.GELUTanh.slope", "s + x * ds * dz", "s",
      "the gate's own derivative missing", "gelu-tanh")
-_add("gelu-sech", "activation.GELUTanh.slope", "(s * (1 - s))", "(0.5 * (1 - s))",
+_add("gelu-sech", "activation.GELUTanh.slope", "x * ds * dz", "x * (0.5 * (1 - s)) * dz",
      "1 - t for 1 - t * t in the derivative of tanh", "gelu-tanh")
 
 # -- the block
