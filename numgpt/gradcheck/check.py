@@ -17,10 +17,10 @@ MODES = ("auto", "every", "jacobian", "projection", "sampled")
 LIMIT = 1e-5          # an answer known to less than this share of the largest derivative is no answer
 ROUNDING = 64         # eps of the largest derivative, or of the whole output: what another order of sums may cost
 SAFETY = 10           # on every estimate of an error
-ZERO = 1e-8           # of the natural scale: a gradient below is zero, if that is all that can be seen
+FINE = 1e-8           # of the natural scale: known to this share of what f does when all moves is known well enough
 FLOOR = 1e-270        # where double precision itself begins to lose digits
 FACTORS = (0.7, 1.1, 1.9)  # of dy, to see what rounding does: no powers of two, which round nothing
-TRUST = 1e3           # how many times the noise of the numeric derivative the analytic one's own may be
+TRUST = 1e3           # how many times the numeric derivative's noise, or eps, the analytic one's own may be
 DIRECTIONS = 12
 SAMPLES = 64
 SECONDS = 10.0        # what auto may spend
@@ -353,7 +353,8 @@ class _Run:
             changes = [variant[name] - gradient for variant in variants]
             usual = np.quantile(np.max(np.abs(changes), axis=0), 0.75)  # not the largest: it may sit at a kink
             own.append(max(usual, *(abs(direction.dot(change)) for change in changes)))
-        return measured + np.minimum(own, TRUST * np.maximum(measured, self.eps * scale))
+        size = np.maximum(scale, self.numeric.natural / self.numeric.scale(name))
+        return measured + np.minimum(own, TRUST * np.maximum(measured, self.eps * size))
 
     def _kink(self, name, direction, a) -> tuple[np.ndarray, np.ndarray]:
         """Whether the slopes to the left and to the right keep a gap however near; and whether a lies between them."""
@@ -371,20 +372,16 @@ class _Run:
         if wrong.any():
             finding.verdict = WRONG
             return
-        unknown = tolerance > self.limit * scale + FLOOR
-        if not unknown.any():
-            return
         natural = self.numeric.natural / self.numeric.scale(name)
-        zero = ZERO * max(1.0, self.eps / 2.3e-16) * natural
-        # Where nothing changes when everything moves, f is constant, as far as can be seen: a gradient must then
-        # promise changes far below the last digit of the outputs.
+        unknown = (tolerance > self.limit * scale + FLOOR) & ~at_kink
+        # A gradient next to nothing, as where a softmax is saturated, need only be known beside the whole. And
+        # where outputs stand still, it must not promise a change that would have been seen.
         unseen = 1e-3 * self.numeric.noise(np.True_) / self.numeric.scale(name)
-        seen_as_zero = (abs(n) <= tolerance) & np.where(natural > 0, (abs(a) <= tolerance) & (tolerance <= zero), abs(a) <= unseen)
-        columns = unknown.any(0)
-        if (seen_as_zero | at_kink)[:, columns].all():
-            finding.notes.append("zero, as far as rounding lets see")
-        else:
+        dust = (tolerance <= FINE * self.limit / LIMIT * natural) | (abs(a) <= unseen) & (abs(n) <= tolerance)
+        if (unknown & ~dust).any():
             finding.verdict = INCONCLUSIVE
+        elif unknown.any():
+            finding.notes.append("next to nothing beside the whole; right as far as rounding lets see")
 
     def _describe(self, finding, directions, a, n, tolerance, wrong, scale, at_kink, dust) -> None:
         """Fill in the worst case and, where it is wrong, what it looks like."""
