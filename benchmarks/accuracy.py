@@ -130,7 +130,8 @@ def jax_functions() -> dict[str, Callable]:
         return (x - x.mean(-1, keepdims=True)) * jax.lax.rsqrt(x.var(-1, keepdims=True) + 1e-5)
 
     functions = {"erf": jax.scipy.special.erf, "erfc": jax.scipy.special.erfc,
-                 "GELU": lambda x: jax.nn.gelu(x, approximate=False), "GELU tanh": jax.nn.gelu,
+                 "GELU": lambda x: jax.nn.gelu(x, approximate=False),
+                 "GELU tanh": lambda x: jax.nn.gelu(x, approximate=True),
                  "softmax": jax.nn.softmax, "log_softmax": jax.nn.log_softmax,
                  "logsumexp": lambda x: jax.nn.logsumexp(x, -1), "cross-entropy": loss,
                  GRADIENT: jax.grad(lambda x: loss(x).sum()), "LayerNorm": layernorm}

@@ -23,6 +23,12 @@ def generator(seed: int, purpose: str) -> np.random.Generator:
     return np.random.default_rng([seed, *purpose.encode()])
 
 
+def disturbed(values: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Every number one ulp up or down."""
+    return {name: np.nextafter(x, np.where(rng.random(x.shape) < 0.5, -np.inf, np.inf).astype(x.dtype))
+            for name, x in values.items()}
+
+
 class NotAnalytic(Exception):
     """The complex step is not possible here, and why."""
 
@@ -156,6 +162,18 @@ class Numeric:
         noise = self.noise((up != 0) | (down != 0)) / step_right
         return self.contract(down) / step_left, self.contract(up) / step_right, noise
 
+    def kink(self, name: str, direction, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Whether the slopes to the left and to the right keep a gap however near, and whether a lies between them."""
+        gaps = []
+        h = 1e-3 * self.scale(name)
+        for _ in range(4):
+            left, right, noise = self.one_sided(name, direction, h)
+            gaps.append(abs(right - left))
+            h /= 16
+        slack = 1e-3 * gaps[-1] + noise
+        bent = (gaps[-1] > 0.5 * gaps[0]) & (gaps[-1] > 100 * noise)
+        return bent, (a >= np.minimum(left, right) - slack) & (a <= np.maximum(left, right) + slack)
+
     def complex_step_noise(self, name: str, direction, value: np.ndarray) -> np.ndarray:
         """What rounding does to it: seen from points one ulp away in every number, with steps that are no
         powers of two times the first, so that everything imaginary is rounded anew."""
@@ -223,9 +241,7 @@ class Numeric:
         return self.contract(difference) / (step or 1.0), step / 2, difference != 0
 
     def disturbed(self, values: dict) -> dict:
-        """Every number one ulp up or down."""
-        return {name: np.nextafter(x, np.where(self.rng.random(x.shape) < 0.5, -np.inf, np.inf).astype(x.dtype))
-                for name, x in values.items()}
+        return disturbed(values, self.rng)
 
     def noise(self, moved) -> np.ndarray:
         """What rounding does to a contracted difference: to the outputs that moved, for the others cancel to the
