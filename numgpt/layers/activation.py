@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from numgpt.layers.blocks import elementwise
-from numgpt.layers.ops import normal_cdf, normal_density, sigmoid, sigmoid_and_slope
+from numgpt.layers.ops import normal_cdf, normal_density, one_plus_exp, sigmoid_and_slope
 from numgpt.layers.param import Layer
 
 # Below -3e4 every gate here is exactly 0 in every dtype. Stopping there makes f(-inf) 0, not -inf * 0 = nan.
@@ -66,7 +66,7 @@ class GELUTanh(Activation):
 
     @staticmethod
     def f(x):
-        return np.maximum(x, LOWEST) * sigmoid(_twice_u(np.clip(x, -40, 40)))
+        return np.maximum(x, LOWEST) / one_plus_exp(-_twice_u(np.clip(x, -40, 40)))
 
     @staticmethod
     def slope(x):
@@ -78,7 +78,8 @@ class GELUTanh(Activation):
 
 def _twice_u(x):
     """What GELUTanh's sigmoid is taken of. Beyond x = 40 it is 0 or 1, and the cube may overflow."""
-    return 2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
+    a = 2 * math.sqrt(2 / math.pi)
+    return x * (a + a * 0.044715 * (x * x))
 
 
 class ReLU(Activation):
@@ -115,7 +116,7 @@ class SiLU(Activation):
     steepness = 1.0
 
     def f(self, x):
-        return np.maximum(x, LOWEST) * sigmoid(self.steepness * np.clip(x, LOWEST, -LOWEST))
+        return np.maximum(x, LOWEST) / one_plus_exp(-self.steepness * np.clip(x, LOWEST, -LOWEST))
 
     def slope(self, x):
         x = np.clip(x, LOWEST, -LOWEST)

@@ -22,8 +22,14 @@ def rows(a):
 
 
 def softmax(x, axis: int = -1):
-    """exp(x) / sum(exp(x)). A row of -inf alone, where everything is masked, gives zeros."""
-    e = np.exp(x - _finite_max(x, axis))
+    """exp(x) / sum(exp(x)). A row of -inf alone, where everything is masked, gives zeros.
+
+    Taking the maximum out keeps exp from overflowing, but rounds: at logits of std 10 that costs 64 ulp. So it is
+    taken out where it must be: not where it is at least 0 and even n times its exp stays finite.
+    """
+    m = x.max(axis, keepdims=True)
+    limit = np.log(np.finfo(np.result_type(x, np.float16)).max) - math.log(x.shape[axis]) - 1
+    e = np.exp(x - np.where((m == -np.inf) | (0 <= m) & (m <= limit), 0, m))  # -inf - -inf would be nan
     total = e.sum(axis, keepdims=True)
     return e / (total + (total == 0))
 
@@ -63,15 +69,21 @@ def erfc_backward(dy, x):
 
 
 def sigmoid(z):
-    """1 / (1 + exp(-z)), written so that exp never overflows."""
-    return sigmoid_and_slope(z)[0]
+    return 1 / one_plus_exp(-z)
+
+
+def one_plus_exp(z):
+    """A denominator: where exp overflows, 1 / inf is the 0 that is wanted."""
+    if np.iscomplexobj(z):  # but 1 / (inf + nan j) is nan
+        z = np.minimum(z, 0.98 * math.log(np.finfo(z.dtype).max))
+    with np.errstate(over="ignore"):
+        return 1 + np.exp(z)
 
 
 def sigmoid_and_slope(z):
     """s = sigmoid(z) and s (1 - s), its derivative; 1 - s itself would have lost its digits where s is near 1."""
-    e = np.exp(np.minimum(z, -z))
-    r = 1 / (1 + e)
-    return np.where(z < 0, e, 1) * r, e * r * r
+    s = sigmoid(z)
+    return s, s * sigmoid(-z)
 
 
 def _finite_max(x, axis):
