@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from numgpt import layers as L
+from numgpt.verify import cases
 
 x = np.zeros((2, 3, 5))
 
@@ -41,16 +42,67 @@ def test_what_does_not_fit_is_refused_with_a_sentence(layer, inputs, error, says
 
 @pytest.mark.parametrize("make, says", [
     (lambda: L.SelfAttention(48, 5), "n_embd 48 does not split into n_head 5: choose a divisor of 48, or say head_size"),
-    (lambda: L.CausalAttention(scale=1.0, window=0), "at least 1 key, the position itself; got 0"),
+    (lambda: L.CausalAttention(scale=1.0, window=0), "a window, which holds the position itself, must be at least 1; got 0"),
+    (lambda: L.CausalAttention(scale=1.0, tile=-1), "tile must be at least 1; got -1"),
+    (lambda: L.CausalAttention(scale=float("nan")), "scale must be a finite number; got nan"),
+    (lambda: L.HeadLoss(4, 7, chunk=0), "chunk must be at least 1; got 0"),
+    (lambda: L.SelfAttention(4, 0), "n_head must be at least 1; got 0"),
+    (lambda: L.SelfAttention(4, 2, head_size=0), "head_size must be at least 1"),
+    (lambda: L.Linear(4, -1), "a layer's size must be at least 1; got -1"),
     (lambda: L.Dropout(1.0), "a dropout must be at least 0 and below 1; got 1.0"),
     (lambda: L.Dropout(-0.1), "got -0.1"),
     (lambda: L.LayerNorm(4, eps=0.0), "eps must be above 0"),
     (lambda: L.FeedForward(4, activation="tanh"), "no activation 'tanh': choose one of gelu_tanh, gelu, relu"),
-    (lambda: L.HeadLoss(4, 7, tied=L.Param(np.zeros((4, 7)))), r"wants the token table, \(7, 4\); got \(4, 7\)"),
+    (lambda: L.HeadLoss(4, 7, tied=L.Param(np.zeros((4, 7)))), r"embedding.table, of shape \(7, 4\); got Param\(4, 7\)"),
 ])
 def test_what_cannot_be_built_is_refused_with_a_sentence(make, says):
     with pytest.raises(ValueError, match=says):
         make()
+
+
+@pytest.mark.parametrize("make, says", [
+    (lambda: L.Linear(4, 2, dtype=int), "parameters are real or complex floating-point numbers; int64 would cut them to zero"),
+    (lambda: L.Linear(4, 2).astype(int), "would cut them to zero"),
+    (lambda: L.CausalAttention(scale=1.0, window=1.5), "must be a whole number; got 1.5"),
+    (lambda: L.Dropout(0.5)(x, rng=0), r"rng must be a generator, such as np.random.default_rng\(0\), or None; got int"),
+    (lambda: L.SoftmaxCrossEntropy()(x, np.zeros((2, 3), int), count=6.5), "integer"),
+])
+def test_what_is_of_the_wrong_kind_is_refused_with_a_sentence(make, says):
+    with pytest.raises(TypeError, match=says):
+        make()
+
+
+@pytest.mark.parametrize("name", [name for name in cases.names() if cases.make(name).backward is None])
+def test_a_gradient_of_another_shape_is_refused_before_anything_is_added(name):
+    case = cases.make(name)
+    y, saved = case.target.forward(*case.inputs, **case.options)
+    for dy in (np.ones((1, *np.shape(y)[1:])), np.ones((*np.shape(y)[:-1], 1))) if np.ndim(y) else (np.ones(3),):
+        with pytest.raises(ValueError, match="wants the gradient of its output, of shape|a loss is one number"):
+            case.target.backward(dy, saved)
+    if isinstance(case.target, (L.Linear, L.LayerNorm, L.Embedding, L.LearnedPositions, L.HeadLoss)):
+        assert not any(param.grad.any() for param in case.target.params())
+
+
+def test_a_store_made_for_others_is_refused_and_left_as_it_was():
+    layer = L.SelfAttention(4, 2, rng=0)
+    for kv in (L.KV(3, 2, 8, 2, np.float64), L.KV(2, 2, 8, 2, np.float32)):
+        with pytest.raises(ValueError, match=r"the decode store was made for keys \(B, H, T, D\)"):
+            layer.forward(np.zeros((2, 3, 4)), kv=kv)
+        assert kv.length == 0
+
+
+def test_there_is_no_backward_through_a_store():
+    layer, kv = L.SelfAttention(4, 2, rng=0), L.KV(2, 2, 8, 2, np.float64)
+    layer.forward(np.zeros((2, 3, 4)), kv=kv)
+    y, saved = layer.forward(np.zeros((2, 1, 4)), kv=kv)
+    with pytest.raises(ValueError, match="no backward through a decode store"):
+        layer.backward(y, saved)
+
+
+def test_an_ignored_row_that_is_not_finite_has_no_gradient():
+    logits = np.array([[1.0, 2.0], [np.nan, np.inf]])
+    loss, saved = L.SoftmaxCrossEntropy().forward(logits, np.array([0, -100]))
+    assert np.isfinite(loss) and not L.SoftmaxCrossEntropy().backward(1.0, saved)[1].any()
 
 
 def test_a_count_below_the_pieces_own_is_refused():

@@ -1,6 +1,7 @@
 """Properties that bite, over random sizes and weights of order one."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -310,3 +311,20 @@ def test_empty_batches_give_empty_outputs_and_zero_gradients(name):
     assert np.size(y) == 0 or y == 0
     for g in gradients(case, np.zeros_like(y) if np.ndim(y) else 1.0, saved):
         assert not g.any()
+
+
+def test_parameters_are_found_in_lists_and_dicts_and_once():
+    class Model(L.Layer):
+        def __init__(self):
+            self.parts = {"a": L.Linear(2, 3), "b": [[L.LayerNorm(3)]]}
+            self.again = self.parts["a"]
+            self.itself = self
+
+    assert [name for name, _ in Model().named_params()] == ["parts.a.weight", "parts.a.bias", "parts.b.0.0.gain", "parts.b.0.0.bias"]
+
+
+def test_forward_is_safe_on_any_number_of_threads():
+    layer = cases.make("pre-norm-block").target
+    inputs = [like(np.empty((2, 7, 11)), seed) for seed in range(16)]
+    with ThreadPoolExecutor(8) as pool:
+        assert all(map(np.array_equal, pool.map(layer, inputs), map(layer, inputs)))

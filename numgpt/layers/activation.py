@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from numgpt.layers.blocks import elementwise
+from numgpt.layers.inputs import floats, gradient
 from numgpt.layers.ops import normal_cdf, normal_density, one_plus_exp, sigmoid_and_slope
 from numgpt.layers.param import Layer
 
@@ -16,14 +17,12 @@ class Activation(Layer):
     """y = f(x). A subclass says f and its slope; x is all that backward needs."""
 
     def forward(self, x):
-        x = np.asarray(x)
-        if x.dtype.kind not in "fc":
-            raise TypeError(f"{type(self).__name__} wants real or complex floating-point numbers; got {x.dtype}: "
-                            "convert with x.astype(np.float32) or np.float64")
+        x = floats(x, type(self).__name__)
         return elementwise(self.f, x), x
 
     def backward(self, dy, saved):
         x = saved
+        dy = gradient(dy, x.shape, type(self).__name__)
         return elementwise(lambda dy, x: dy * self.slope(x), dy, x)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from numgpt.layers.dropout import Dropout
-from numgpt.layers.inputs import channels
+from numgpt.layers.inputs import channels, floats, gradient, positive
 from numgpt.layers.linear import Linear
 from numgpt.layers.ops import softmax, softmax_backward
 from numgpt.layers.param import Layer
@@ -25,7 +25,11 @@ class KV:
 
     def extend(self, k, v):
         """Append k and v (B, H, T, D); give back those of all positions so far (B, H, length, D)."""
-        n_ctx, start, stop = self.k.shape[2], self.length, self.length + k.shape[2]
+        B, H, n_ctx, D = self.k.shape
+        if k.shape != (B, H, k.shape[2], D) or k.dtype != self.k.dtype:
+            raise ValueError(f"the decode store was made for keys (B, H, T, D) = ({B}, {H}, T, {D}) in {self.k.dtype}; "
+                             f"got {k.shape} in {k.dtype}")
+        start, stop = self.length, self.length + k.shape[2]
         if stop > n_ctx:
             raise ValueError(f"the decode store holds {n_ctx} positions, {start} of them used; "
                              f"{k.shape[2]} more do not fit")
@@ -58,18 +62,19 @@ class CausalAttention(Layer):
     """
 
     def __init__(self, *, scale: float, window: int | None = None, dropout: float = 0.0, tile: int = 64):
-        if window is not None and window < 1:
-            raise ValueError(f"a window must hold at least 1 key, the position itself; got {window}")
+        if not math.isfinite(scale):
+            raise ValueError(f"scale must be a finite number; got {scale}")
         self.scale = scale
-        self.window = math.inf if window is None else window
-        self.tile = tile
+        self.window = math.inf if window is None else positive(window, "a window, which holds the position itself,")
+        self.tile = positive(tile, "tile")
         self.dropout = Dropout(dropout)
 
     def forward(self, q, k, v, *, rng: np.random.Generator | None = None):
         # Laid out as (B, T, H, D), so that merging the heads afterwards moves nothing.
-        if np.ndim(q) != 4 or q.shape[:2] + q.shape[3:] != k.shape[:2] + k.shape[3:] or k.shape != v.shape or q.shape[2] > k.shape[2]:
+        q, k, v = (floats(a, "CausalAttention") for a in (q, k, v))
+        if q.ndim != 4 or q.shape[:2] + q.shape[3:] != k.shape[:2] + k.shape[3:] or k.shape != v.shape or q.shape[2] > k.shape[2]:
             raise ValueError("CausalAttention wants q (B, H, T, D) and k, v (B, H, S, D) with S >= T; "
-                             f"got {np.shape(q)}, {np.shape(k)}, {np.shape(v)}")
+                             f"got {q.shape}, {k.shape}, {v.shape}")
         B, H, T, D = q.shape
         y = np.empty((B, T, H, D), np.result_type(q, k, v)).swapaxes(1, 2)
         tiles = []
@@ -85,6 +90,7 @@ class CausalAttention(Layer):
 
     def backward(self, dy, saved):
         q, k, v, tiles = saved
+        dy = gradient(dy, q.shape, "CausalAttention")
         dq, dk, dv = np.empty_like(q), np.zeros_like(k), np.zeros_like(v)
         for (queries, keys, _), (p, p_kept, kept) in zip(self._tiles(q.shape[-2], k.shape[-2]), tiles):
             dy_ = dy[:, :, queries]
@@ -118,26 +124,27 @@ class SelfAttention(Layer):
     x (B, T, C) -> y (B, T, C);  H heads of size D, which need not multiply to C
     qkv.weight (C, 3 H D), whose columns are q, k, v, each head after head;  out.weight (H D, C)
 
-    Forward   B, T, C = x.shape
-              q, k, v = heads(qkv(x))
+    Forward   q, k, v = qkv(x).reshape(B, T, 3, H, D).transpose(2, 0, 3, 1, 4)
               z = attention(q, k, v)
-              y = out(merge(z))
-    Backward  dz = split(out.backward(dy))
-              dq, dk, dv = attention.backward(dz)
-              dx = qkv.backward(unheads(dq, dk, dv))
+              y = out(z.swapaxes(1, 2).reshape(B, T, H * D))
+    Backward  -- reshape and transpose move numbers; their backward moves the gradients home
+              dz = out.backward(dy).reshape(B, T, H, D).swapaxes(1, 2)
+              dqkv = stack(attention.backward(dz)).transpose(1, 3, 0, 2, 4)
+              dx = qkv.backward(dqkv.reshape(B, T, 3 * H * D))
     Saved     what qkv, attention and out saved
     """
 
     def __init__(self, n_embd: int, n_head: int, *, head_size: int | None = None, bias: bool = True,
                  scale: float | None = None, window: int | None = None, dropout: float = 0.0, tile: int = 64,
                  std: float = 0.02, out_std: float | None = None, rng=None, dtype=np.float64):
+        n_head = positive(n_head, "n_head")
         if head_size is None:
             if n_embd % n_head:
                 raise ValueError(f"n_embd {n_embd} does not split into n_head {n_head}: "
                                  f"choose a divisor of {n_embd}, or say head_size")
             head_size = n_embd // n_head
         rng = np.random.default_rng(rng)
-        self.n_head, self.head_size = n_head, head_size
+        self.n_head, self.head_size = n_head, positive(head_size, "head_size")
         width = n_head * head_size
         self.qkv = Linear(n_embd, 3 * width, bias=bias, std=std, rng=rng, dtype=dtype)
         self.attention = CausalAttention(scale=1 / math.sqrt(head_size) if scale is None else scale,
@@ -160,8 +167,10 @@ class SelfAttention(Layer):
 
     def backward(self, dy, saved):
         saved_qkv, saved_attention, saved_out = saved
-        B, T, _ = dy.shape
+        B, T, _ = saved_qkv.shape
         H, D = self.n_head, self.head_size
+        if saved_attention[1].shape[2] != T:
+            raise ValueError("there is no backward through a decode store: run forward over the whole sequence without kv")
         dz = self.out.backward(dy, saved_out).reshape(B, T, H, D).swapaxes(1, 2)
         dqkv = np.empty((B, T, 3, H, D), dz.dtype)
         for i, d in enumerate(self.attention.backward(dz, saved_attention)):

@@ -1,11 +1,11 @@
 """A block: attention, then feed-forward, each beside a path that skips it.
 
-    pre-norm                              post-norm
+    pre-norm                               post-norm
 
-    x ──┬──> norm1 ─> attention ─┐        x ──┬─> attention ─┐
-        └──────────────────────> + ─> n      └────────────> + ─> norm1 ─> n
-    n ──┬──> norm2 ─> ffn ───────┐        n ──┬─> ffn ───────┐
-        └──────────────────────> + ─> y      └────────────> + ─> norm2 ─> y
+    x ──┬──> norm1 ─> attention ─┐         x ──┬──> attention ─┐
+        └──────────────────────> + ─> n        └─────────────> + ─> norm1 ─> n
+    n ──┬──> norm2 ─> ffn ───────┐         n ──┬──> ffn ───────┐
+        └──────────────────────> + ─> y        └─────────────> + ─> norm2 ─> y
 
 In GPT-1 the norm stands on the path itself (post), from GPT-2 on inside the branch (pre), so that
 the gradient reaches every depth unhindered.

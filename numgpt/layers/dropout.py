@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from numgpt.layers.inputs import probability
+from numgpt.layers.inputs import floats, gradient, probability
 from numgpt.layers.param import Layer
 
 
@@ -22,6 +22,9 @@ class Dropout(Layer):
         self.p = probability(p, "a dropout")
 
     def forward(self, x, *, rng: np.random.Generator | None = None):
+        x = floats(x, "Dropout")
+        if not isinstance(rng, np.random.Generator | None):
+            raise TypeError(f"rng must be a generator, such as np.random.default_rng(0), or None; got {type(rng).__name__}")
         if rng is None or self.p == 0:
             return x, None
         # float32 draws whatever x is, so that the same generator gives every dtype the same mask
@@ -30,7 +33,10 @@ class Dropout(Layer):
 
     def backward(self, dy, saved):
         kept = saved
-        return dy if kept is None else self._apply(dy, kept)
+        if kept is None:
+            return dy
+        dy = gradient(dy, kept.shape, "Dropout")
+        return self._apply(dy, kept)
 
     def _apply(self, x, kept):
         return x * kept * (1 / (1 - self.p))

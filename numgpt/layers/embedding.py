@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from numgpt.layers.inputs import token_ids
+from numgpt.layers.inputs import gradient, token_ids
 from numgpt.layers.ops import flat
 from numgpt.layers.param import Layer, normal
 
@@ -28,6 +28,7 @@ class Embedding(Layer):
 
     def backward(self, dy, saved):
         ids = saved
+        dy = gradient(dy, (*ids.shape, self.table.shape[1]), "Embedding")
         if ids.size == 0:
             return None
         # Sorted by id, the rows of one token lie together and add up as one run.

@@ -1,8 +1,18 @@
 """What layers accept, and the sentences for what they do not."""
 
+import operator
+
 import numpy as np
 
 IGNORE = -100  # a target that does not count
+
+
+def floats(x, layer: str) -> np.ndarray:
+    x = np.asarray(x)
+    if x.dtype.kind not in "fc":
+        raise TypeError(f"{layer} wants real or complex floating-point numbers; got {x.dtype}: "
+                        "convert with x.astype(np.float32) or np.float64")
+    return x
 
 
 def channels(x, n: int, layer: str) -> np.ndarray:
@@ -10,10 +20,33 @@ def channels(x, n: int, layer: str) -> np.ndarray:
     x = np.asarray(x)
     if x.ndim == 0 or x.shape[-1] != n:
         raise ValueError(f"{layer} wants {n} channels in the last axis; got an array of shape {x.shape}")
-    if x.dtype.kind not in "fc":
-        raise TypeError(f"{layer} wants real or complex floating-point numbers; got {x.dtype}: "
-                        "convert with x.astype(np.float32) or np.float64")
-    return x
+    return floats(x, layer)
+
+
+def sequence_length(x, n_ctx: int) -> int:
+    """T of x (..., T, C), which must fit into the context."""
+    if x.ndim < 2:
+        raise ValueError(f"positions want (..., T, C); got an array of shape {x.shape}")
+    T = x.shape[-2]
+    if T > n_ctx:
+        raise ValueError(f"a sequence of {T} tokens does not fit into a context of {n_ctx}: "
+                         "cut it, or build the model with a larger n_ctx")
+    return T
+
+
+def gradient(dy, shape: tuple[int, ...], layer: str) -> np.ndarray:
+    """dy as an array of the output's shape: one that only broadcasts to it would lose part of the sums."""
+    dy = np.asarray(dy)
+    if dy.shape != shape:
+        raise ValueError(f"{layer}.backward wants the gradient of its output, of shape {shape}; got {dy.shape}")
+    return dy
+
+
+def number(dloss) -> float:
+    """The gradient of a loss, as a plain number, which leaves every dtype as it is."""
+    if np.shape(dloss) != ():
+        raise ValueError(f"a loss is one number, and so is its gradient; got an array of shape {np.shape(dloss)}")
+    return dloss.item() if isinstance(dloss, (np.generic, np.ndarray)) else dloss
 
 
 def token_ids(ids, n_vocab: int) -> np.ndarray:
@@ -31,6 +64,17 @@ def target_ids(targets, n_vocab: int, shape: tuple[int, ...]) -> np.ndarray:
     outside = ((targets < 0) | (targets >= n_vocab)) & (targets != IGNORE)
     _in_range(targets, outside, n_vocab, "target")
     return targets
+
+
+def positive(n, name: str) -> int:
+    """n as a whole number of at least 1."""
+    try:
+        whole = operator.index(n)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number; got {n!r}") from None
+    if whole < 1:
+        raise ValueError(f"{name} must be at least 1; got {whole}")
+    return whole
 
 
 def probability(p: float, name: str) -> float:

@@ -1,8 +1,10 @@
 """The loss: how surprised the model is by the token that really came."""
 
+import operator
+
 import numpy as np
 
-from numgpt.layers.inputs import IGNORE, channels, target_ids
+from numgpt.layers.inputs import IGNORE, channels, number, positive, target_ids
 from numgpt.layers.ops import flat, rows
 from numgpt.layers.param import Layer, Param, constant, normal
 
@@ -17,8 +19,10 @@ class SoftmaxCrossEntropy(Layer):
               onehot = targets[..., None] == arange(logits.shape[-1])
               counts = (targets != -100)[..., None]
               loss = -(counts * onehot * log(p)).sum() / count
-    Backward  dlogits = dloss * counts * (p - onehot) / count
-    Saved     the softmax, the targets, count
+    Backward  -- loss = log(sum(exp(logits))) - logits[target]: the first part's gradient is p,
+              -- the second's is the one-hot
+              dlogits = dloss * counts * (p - onehot) / count
+    Saved     the softmax in three pieces (see surprise), the targets, count
 
     If no target counts, the loss is 0 and so are the gradients.
     """
@@ -36,7 +40,7 @@ class SoftmaxCrossEntropy(Layer):
     def backward(self, dloss, saved):
         softmaxed, targets, count = saved
         dlogits = surprise_backward(softmaxed, targets.reshape(-1))
-        dlogits *= dloss / count
+        dlogits *= number(dloss) / count
         return dlogits.reshape(*targets.shape, dlogits.shape[-1])
 
     def hints(self, logits, targets):
@@ -63,12 +67,12 @@ class HeadLoss(Layer):
 
     def __init__(self, n_embd: int, n_vocab: int, *, bias: bool = False, tied: Param | None = None,
                  chunk: int = 128, std: float = 0.02, rng=None, dtype=np.float64):
-        if tied is not None and tied.shape != (n_vocab, n_embd):
-            raise ValueError(f"a tied head wants the token table, {(n_vocab, n_embd)}; got {tied.shape}")
+        if tied is not None and (not isinstance(tied, Param) or tied.shape != (n_vocab, n_embd)):
+            raise ValueError(f"a tied head wants the token table's Param, embedding.table, of shape {(n_vocab, n_embd)}; got {tied!r}")
         self.weight = normal(rng, (n_embd, n_vocab), std, dtype) if tied is None else tied
         self.bias = constant(0.0, (n_vocab,), dtype) if bias else None
         self.tied = tied is not None
-        self.chunk = chunk
+        self.chunk = positive(chunk, "chunk")
 
     @property
     def matrix(self) -> np.ndarray:
@@ -109,6 +113,7 @@ class HeadLoss(Layer):
 
     def backward(self, dloss, saved):
         dx, dweight, dbias = saved
+        dloss = number(dloss)
         self.weight.grad += dloss * dweight
         if dbias is not None:
             self.bias.grad += dloss * dbias
@@ -135,6 +140,7 @@ def counted(targets, count: int | None) -> int:
     own = int((targets != IGNORE).sum())
     if count is None:
         return max(own, 1)
+    count = operator.index(count)
     if count < own:
         raise ValueError(f"count is the number of targets that count in the whole batch, of which this is a "
                          f"piece with {own}; got {count}")
@@ -167,4 +173,5 @@ def surprise_backward(softmaxed, targets):
     counts = (targets != IGNORE)[:, None]
     dlogits = e * (counts / total)
     np.put_along_axis(dlogits, np.where(counts, targets[:, None], 0), -others * (counts / total), -1)
+    dlogits[~counts[:, 0]] = 0  # also where the ignored row was not finite
     return dlogits

@@ -3,7 +3,7 @@
 import numpy as np
 
 from numgpt.layers.blocks import row_blocks
-from numgpt.layers.inputs import channels
+from numgpt.layers.inputs import channels, gradient
 from numgpt.layers.ops import rows
 from numgpt.layers.param import Layer, constant
 
@@ -28,8 +28,8 @@ class LayerNorm(Layer):
     """
 
     def __init__(self, n_embd: int, *, bias: bool = True, eps: float = 1e-5, dtype=np.float64):
-        if not eps > 0:
-            raise ValueError(f"eps must be above 0, or a constant row would be divided by 0; got {eps}")
+        if not np.asarray(eps, dtype) > 0:
+            raise ValueError(f"eps must be above 0 in {np.dtype(dtype)}, or a constant row would be divided by 0; got {eps}")
         self.eps = eps
         self.gain = constant(1.0, (n_embd,), dtype)
         self.bias = constant(0.0, (n_embd,), dtype) if bias else None
@@ -52,6 +52,7 @@ class LayerNorm(Layer):
 
     def backward(self, dy, saved):
         xhat, rstd = saved
+        dy = gradient(dy, xhat.shape, "LayerNorm")
         gain = self.gain.value
         dx = np.empty(dy.shape, np.result_type(dy, xhat))
         for dy_, xhat_, rstd_, dx_ in row_blocks(dy, xhat, rstd, dx):

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from numgpt.layers.inputs import positive
+
 
 class Param:
     """A trainable array and the gradient that backward adds to."""
@@ -61,6 +63,7 @@ class Layer:
 
     def astype(self, dtype) -> "Layer":
         """A twin with parameters of another dtype, complex too; what was shared stays shared."""
+        _float_type(dtype)
         twin = copy.deepcopy(self)
         for param in twin.params():
             param.value = param.value.astype(dtype)
@@ -74,21 +77,30 @@ class Layer:
         return {**lead, "N": int(np.prod(shape[:-1])), "C": shape[-1] if shape else 1}
 
 
-def _walk(layer, prefix=""):
-    for name, item in vars(layer).items():
-        children = enumerate(item) if isinstance(item, (list, tuple)) else [(None, item)]
-        for index, child in children:
-            path = f"{prefix}{name}" if index is None else f"{prefix}{name}.{index}"
-            if isinstance(child, Param):
-                yield path, child
-            elif isinstance(child, Layer):
-                yield from _walk(child, path + ".")
+def _walk(item, path: str = "", above: tuple = ()) -> Iterator[tuple[str, Param]]:
+    """Parameters in layers, and in lists and dicts of them, with their paths."""
+    if isinstance(item, Param):
+        yield path, item
+    elif isinstance(item, (Layer, list, tuple, dict)) and not any(item is one for one in above):
+        inside = vars(item) if isinstance(item, Layer) else item
+        for name, child in inside.items() if isinstance(inside, dict) else enumerate(inside):
+            yield from _walk(child, f"{path}.{name}" if path else str(name), (*above, item))
 
 
 def normal(rng, shape: tuple[int, ...], std: float, dtype) -> Param:
     """A parameter drawn from normal(0, std); the draws are float64, so that every dtype starts alike."""
-    return Param(np.random.default_rng(rng).normal(0.0, std, shape).astype(dtype))
+    return Param(np.random.default_rng(rng).normal(0.0, std, _sizes(shape)).astype(_float_type(dtype)))
 
 
 def constant(value: float, shape: tuple[int, ...], dtype) -> Param:
-    return Param(np.full(shape, value, dtype))
+    return Param(np.full(_sizes(shape), value, _float_type(dtype)))
+
+
+def _sizes(shape):
+    return tuple(positive(n, "a layer's size") for n in shape)
+
+
+def _float_type(dtype):
+    if np.dtype(dtype).kind not in "fc":
+        raise TypeError(f"parameters are real or complex floating-point numbers; {np.dtype(dtype)} would cut them to zero")
+    return dtype

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from numgpt.layers.inputs import channels
+from numgpt.layers.inputs import channels, gradient, sequence_length
 from numgpt.layers.param import Layer, normal
 
 
@@ -16,7 +16,7 @@ class LearnedPositions(Layer):
               -- every sequence of the batch uses the same rows
               dtable[:x.shape[-2]] = dy.sum(0)
               dx = dy
-    Saved     T
+    Saved     the shape of x
     """
 
     def __init__(self, n_ctx: int, n_embd: int, *, std: float = 0.02, rng=None, dtype=np.float64):
@@ -26,10 +26,11 @@ class LearnedPositions(Layer):
         n_ctx, n_embd = self.table.shape
         x = channels(x, n_embd, "LearnedPositions")
         T = sequence_length(x, n_ctx)
-        return x + self.table.value[:T], T
+        return x + self.table.value[:T], x.shape
 
     def backward(self, dy, saved):
-        T = saved
+        dy = gradient(dy, saved, "LearnedPositions")
+        T = dy.shape[-2]
         self.table.grad[:T] += dy.sum(tuple(range(dy.ndim - 2)))
         return dy
 
@@ -41,7 +42,7 @@ class SinusoidalPositions(Layer):
 
     Forward   y = x + waves[:x.shape[-2]]
     Backward  dx = dy
-    Saved     nothing
+    Saved     the shape of x
     """
 
     def __init__(self, n_ctx: int, n_embd: int):
@@ -53,18 +54,8 @@ class SinusoidalPositions(Layer):
         n_ctx, n_embd = self.waves.shape
         x = channels(x, n_embd, "SinusoidalPositions")
         T = sequence_length(x, n_ctx)
-        return x + self.waves[:T].astype(x.real.dtype), None
+        return x + self.waves[:T].astype(x.real.dtype), x.shape
 
     def backward(self, dy, saved):
-        return dy
+        return gradient(dy, saved, "SinusoidalPositions")
 
-
-def sequence_length(x, n_ctx: int) -> int:
-    """T of x (..., T, C), which must fit into the context."""
-    if x.ndim < 2:
-        raise ValueError(f"positions want (..., T, C); got an array of shape {x.shape}")
-    T = x.shape[-2]
-    if T > n_ctx:
-        raise ValueError(f"a sequence of {T} tokens does not fit into a context of {n_ctx}: "
-                         "cut it, or build the model with a larger n_ctx")
-    return T

@@ -19,6 +19,8 @@ class Recompute(Layer):
         self.layer = layer
 
     def forward(self, *inputs, **options):
+        if options.get("kv") is not None:
+            raise ValueError("a decode store holds what was computed; it cannot be filled again by recomputing")
         saved = inputs, copy.deepcopy(options)
         return self.layer(*inputs, **options), saved
 

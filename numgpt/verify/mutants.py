@@ -70,14 +70,14 @@ def _add(slug: str, where: str, line: str, becomes: str, story: str, *shows: str
 
 # -- the loss
 
-_add("ce-count", "loss.SoftmaxCrossEntropy.backward", "dloss / count", "dloss / targets.size",
+_add("ce-count", "loss.SoftmaxCrossEntropy.backward", "number(dloss) / count", "number(dloss) / targets.size",
      "mean over all rows although targets are ignored", "softmax-cross-entropy")
-_add("ce-no-division", "loss.SoftmaxCrossEntropy.backward", "dloss / count", "dloss",
+_add("ce-no-division", "loss.SoftmaxCrossEntropy.backward", "number(dloss) / count", "number(dloss)",
      "sum where the mean is promised", "softmax-cross-entropy")
-_add("ce-sign", "loss.SoftmaxCrossEntropy.backward", "dloss / count", "-dloss / count",
+_add("ce-sign", "loss.SoftmaxCrossEntropy.backward", "number(dloss) / count", "-number(dloss) / count",
      "the sign turned", "softmax-cross-entropy")
 _add("ce-ignored-leak", "loss.surprise_backward", "counts = (targets != IGNORE)[:, None]",
-     "targets = np.maximum(targets, 0); counts = np.ones((len(targets), 1), bool)",
+     "counts = np.ones((len(targets), 1), bool); targets = np.maximum(targets, 0)",
      "ignored rows keep their gradient", "softmax-cross-entropy", "head-loss")
 _add("ce-shift", "loss.SoftmaxCrossEntropy.backward", "surprise_backward(softmaxed, targets.reshape(-1))",
      "surprise_backward(softmaxed, np.roll(targets.reshape(-1), 1))", "targets shifted by one", "softmax-cross-entropy")
