@@ -62,23 +62,26 @@ class Comparison:
         """Measure suspects again, the worst first, until enough of them are wrong or none is left."""
         suspects = np.argsort(-(abs(self.a - self.n) / self.tolerance).max(1))
         suspects = [i for i in suspects if self._outside(i).any()]
-        widest, wrong = 0, 0
+        widest, wrong, noisy = 0, 0, 0
         for rank, i in enumerate(suspects):
             if wrong == ENOUGH:
                 break
-            if rank == CONFIRMED:  # the rest were nearer to their tolerances than all that has now been explained
+            if noisy == CONFIRMED:  # the rest were nearer to their tolerances than all that has now been explained
                 self.tolerance[suspects[rank:]] += widest
                 break
             before = self.tolerance[i].copy()
             self._measure_again(i)
             widest = np.maximum(widest, self.tolerance[i] - before)
             wrong += (self._outside(i) & ~self.at_kink[i]).any()
+            noisy += not self.at_kink[i].any()
 
     def _measure_again(self, i) -> None:
         """Kink, noise, or another answer from other steps: what may excuse suspect i."""
         direction = self.directions[i]
         bent, between = self.numeric.kink(self.name, direction, self.a[i])
         self.at_kink[i] = bent & between & self._outside(i)
+        if not (self._outside(i) & ~self.at_kink[i]).any():
+            return
         if self.method == "complex":
             noise = self.numeric.complex_step_noise(self.name, direction, self.n[i])
             self.tolerance[i] += np.where(bent, 0, SAFETY * self._noise(direction, noise))
@@ -149,8 +152,8 @@ class Comparison:
         wide = (self.tolerance > limit * self.scale + FLOOR) & ~self.at_kink
         if not wide.any():
             return None
-        unseen = 1e-3 * self.numeric.noise(np.True_) / self.scale_of_x
-        still = (abs(self.a) <= unseen) & (abs(self.n) <= self.tolerance)
+        rounding = self.numeric.noise(np.True_) / self.scale_of_x
+        still = (abs(self.a) <= 1e-3 * rounding) & (abs(self.n) <= self.tolerance) & (self.tolerance <= 1e6 * rounding)
         return wide & ~still & (self.tolerance > FINE * limit / LIMIT * self.natural)
 
     def _place(self, i, k, shape) -> str:

@@ -75,6 +75,8 @@ def _given(y, dy):
     if [w.shape for w in wanted] != [g.shape for g in got]:
         raise ValueError(f"dy must have the shapes of the outputs, {[w.shape for w in wanted]}; got {[g.shape for g in got]}")
     flat = np.concatenate([g.ravel() for g in got])
+    if not flat.any():
+        raise ValueError("dy is 0 everywhere: any gradient would pass")
     if flat.size > 1 and (flat == flat[0]).all():
         raise ValueError(f"dy is {flat[0]:g} everywhere: softmax and LayerNorm send a constant to zero, so a mistake "
                          "in them would pass. Use random numbers of both signs, or leave dy out")

@@ -6,6 +6,7 @@ first and contracted after: the other order loses two to five times as much.
 """
 
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ START = 0.1       # the largest of them, in standard deviations of what is moved
 RUNGS = 6         # tables tried, each from where the one before ended, if the first does not satisfy
 PROBES = 6        # disturbances by one ulp from which noise is measured
 CENTRAL = 6e-6    # about the cube root of eps
+NEAR = 1e-4       # of the first step: where a difference is taken that a table must agree with
 
 
 def generator(seed: int, purpose: str) -> np.random.Generator:
@@ -47,10 +49,11 @@ class Element:
 
     def move(self, x: np.ndarray, step) -> tuple[np.ndarray, float]:
         """x moved, and the step that was really taken."""
-        moved = x.astype(np.result_type(x, step)) if isinstance(step, complex) else x.copy()
+        moved = np.array(x, complex if isinstance(step, complex) else None, order="C")
         moved.reshape(-1)[self.index] += step
-        taken = step.imag if isinstance(step, complex) else float(moved.reshape(-1)[self.index] - x.reshape(-1)[self.index])
-        return moved, taken
+        if isinstance(step, complex):
+            return moved, step.imag
+        return moved, float(moved.reshape(-1)[self.index] - np.reshape(x, -1)[self.index])
 
     def dot(self, gradient: np.ndarray) -> float:
         return gradient.reshape(-1)[self.index]
@@ -87,6 +90,7 @@ class Numeric:
         self.values = values
         self.cotangents = cotangents
         self.all_complex = False
+        self.single = True  # whether outputs are never more than float32
         self.rng = generator(seed, "disturbances")
         self.y = self.numbers({})
         self.jitter = self._jitter()
@@ -95,17 +99,36 @@ class Numeric:
     def numbers(self, changed: dict) -> np.ndarray:
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
-            return self._numbers({**self.values, **changed})
+            try:
+                return self._numbers({**self.values, **changed})
+            except Exception:
+                if not changed:
+                    raise
+                return np.full(len(self.y), np.nan)  # somebody's forward insists on a range: not a place to measure
 
     def contract(self, difference: np.ndarray) -> np.ndarray:
         return difference if self.cotangents is None else self.cotangents @ difference
 
     def scale(self, name: str) -> float:
-        """The size of a natural move of this array."""
+        """The size of a natural move of this array: its spread, but no more than a usual element (not an outlier)."""
         x = self.values[name]
-        spread = float(x.std())
-        largest = float(abs(x).max(initial=0))
-        return spread if spread > 1e-6 * largest else largest or 1.0
+        size = abs(x[x != 0])
+        if not size.size:
+            return 1.0
+        spread, usual = float(x.std()), float(np.median(size))
+        return min(spread, usual) if spread > 1e-6 * usual else usual
+
+    @contextmanager
+    def beside(self, name: str):
+        """For a while, every element of this array a little elsewhere."""
+        values, y = self.values, self.y
+        x = values[name]
+        self.values = {**values, name: x + 1e-3 * self.scale(name) * self.rng.uniform(0.5, 1.0, x.shape)}
+        self.y = self.numbers({})
+        try:
+            yield
+        finally:
+            self.values, self.y = values, y
 
     # -- the three methods
 
@@ -127,14 +150,15 @@ class Numeric:
         error is a millionth of it. careful: reckon with the rounding of outputs, too, that did not move.
         """
         h = start * self.scale(name)
-        best, noise = self._table(name, direction, h, careful)
+        near = self._difference(name, direction, NEAR * h)
+        best, noise = self._table(name, direction, h, careful, near)
         # Where noise makes the error, larger steps drown it; else the function bends too much: smaller ones.
         factor = 16 if (noise > 0.05 * best.error).mean() > 0.5 else 2.0 ** -LEVELS
         for _ in range(RUNGS - 1):
             if (best.error <= 1e-7 * np.maximum(size, abs(best.value))).all():
                 break
             h *= factor
-            tried, _ = self._table(name, direction, h, careful)
+            tried, _ = self._table(name, direction, h, careful, near)
             better = tried.error < best.error
             if factor > 1:
                 # Far away a bounded function looks flat, with an error to match: only a slope that is
@@ -164,14 +188,20 @@ class Numeric:
 
     def kink(self, name: str, direction, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Whether the slopes to the left and to the right keep a gap however near, and whether a lies between them."""
-        gaps = []
-        h = 1e-3 * self.scale(name)
-        for _ in range(4):
-            left, right, noise = self.one_sided(name, direction, h)
+        sides, gaps, noises = [], [], []
+        for level in range(7):
+            left, right, noise = self.one_sided(name, direction, 1e-3 * self.scale(name) / 16 ** level)
+            sides.append((left, right))
             gaps.append(abs(right - left))
-            h /= 16
-        slack = 1e-3 * gaps[-1] + noise
-        bent = (gaps[-1] > 0.5 * gaps[0]) & (gaps[-1] > 100 * noise)
+            noises.append(noise)
+        gaps, noises = np.array(gaps), np.array(noises)
+        # down to the last step at which a gap would still stand out of the noise
+        last = np.maximum((gaps > 100 * noises).cumprod(0).sum(0) - 1, 0)
+        k = np.arange(len(last))
+        gap, noise = gaps[last, k], noises[last, k]
+        left, right = (np.array([side[i] for side in sides])[last, k] for i in (0, 1))
+        bent = (last >= 2) & (gap > 0.5 * gaps[0])
+        slack = 1e-3 * gap + noise
         return bent, (a >= np.minimum(left, right) - slack) & (a <= np.maximum(left, right) + slack)
 
     def complex_step_noise(self, name: str, direction, value: np.ndarray) -> np.ndarray:
@@ -205,9 +235,13 @@ class Numeric:
                 fault = f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"
         raise NotAnalytic(f"complex numbers do not pass ({fault})")
 
-    def _table(self, name, direction, h, careful) -> tuple[Measured, np.ndarray]:
+    def _table(self, name, direction, h, careful, near) -> tuple[Measured, np.ndarray]:
         """A Richardson table from step h down: its best entry, judged by the largest difference to its
-        neighbours, and the part that noise has in that error."""
+        neighbours, and the part that noise has in that error.
+
+        Far from x a function may be flat, and look exact. So the answer must agree with a difference taken near x,
+        which is rough but cannot miss what is there; if it does not, the distance is its error.
+        """
         rows, taken, moved = [], [], np.full(len(self.y), careful)
         for level in range(LEVELS):
             difference, step, changed = self._difference(name, direction, h / 2 ** level)
@@ -230,6 +264,10 @@ class Numeric:
                 better = estimate < error
                 value, error = np.where(better, here, value), np.where(better, estimate, error)
                 noise = np.where(better, jitter / taken[i], noise)
+        slope, step, changed = near
+        rough = 100 * self.noise(changed | moved) / (step or 1.0) + 1e-3 * abs(slope)
+        distance = abs(value - slope)
+        error = np.where(np.isfinite(distance) & (distance > rough + 10 * error), np.maximum(error, distance), error)
         return Measured(value, error), noise
 
     def _difference(self, name, direction, h):
@@ -261,6 +299,10 @@ class Numeric:
         for _ in range(2):
             moved = {name: x + (0.5 * self.scale(name) * self.rng.standard_normal(x.shape)).astype(x.dtype)
                      for name, x in self.values.items()}
-            change = abs(self.contract(self.numbers(moved) - self.y))
+            y = self.numbers(moved)
+            self.single &= bool((y != self.y).any() and (y.astype(np.float32) == y).all())
+            change = abs(self.contract(y - self.y))
             largest = np.maximum(largest, np.where(np.isfinite(change), change, 0))
-        return largest
+        # no more than a few times the outputs themselves, for some functions explode when they are moved
+        outputs = abs(self.y) if self.cotangents is None else np.sqrt((self.cotangents ** 2) @ (self.y * self.y))
+        return np.minimum(largest, 10 * outputs)

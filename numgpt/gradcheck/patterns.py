@@ -128,7 +128,7 @@ def _some_columns(A, N, ok, hints) -> list[str]:
         a, n = A[..., wrong], N[..., wrong]
         if n.any():
             factor = float((a * n).sum() / (n * n).sum())
-            if factor and _close(a, factor * n):
+            if factor and abs(factor - 1) > NEAR and _close(a, factor * n):
                 told.append(f"{_name_of(factor, hints)} there")
     elif len(wrong) == C:
         for count in range(2, C // 2 + 1):
@@ -136,6 +136,8 @@ def _some_columns(A, N, ok, hints) -> list[str]:
                 a, n = (np.stack(np.split(M, count, -1)) for M in (A, N))
                 factors = [float((x * y).sum() / (y * y).sum()) if y.any() else 0.0 for x, y in zip(a, n)]
                 if all(f and _close(x, f * y) for f, x, y in zip(factors, a, n)):
+                    if all(abs(f - 1) < NEAR for f in factors):
+                        continue
                     return [f"per head: {count} blocks of {C // count} columns, scaled by "
                             + ", ".join(f"{f:.4g}" for f in factors)]
     return told

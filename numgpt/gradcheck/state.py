@@ -1,5 +1,6 @@
 """Where somebody's layer keeps its parameters and their gradients."""
 
+import copy
 import types
 from collections.abc import Callable, Iterator
 
@@ -63,8 +64,8 @@ def param_objects(layer) -> dict[str, Place]:
     return places
 
 
-def find_params(layer, trial: Callable, wanted=None) -> tuple[dict[str, Place], list[str]]:
-    """The parameters, and the paths of arrays that have no gradient beside them.
+def find_params(layer, trial: Callable, wanted=None) -> tuple[dict[str, Place], dict[str, list]]:
+    """The parameters, and the arrays without a gradient beside them: path and the places that hold them.
 
     trial(scale) runs forward and backward on scaled inputs. What forward writes is its memory of the
     inputs, not a parameter, even where a gradient has the matching name; so two trials on different
@@ -73,34 +74,61 @@ def find_params(layer, trial: Callable, wanted=None) -> tuple[dict[str, Place], 
     before = {path: (container, key, array, array.copy(), parent)
               for path, container, key, array, parent in walk(layer) if array.dtype.kind == "f"}
     trial(1.0)
-    trial(1.5)
+    trial(0.999)  # near, for somebody's forward may insist on a range
     if isinstance(wanted, dict):
         return {name: Place([(c, k) for _, c, k in _holders(layer, _at(layer, name))], layer, *_steps(layer, gradient))
-                for name, gradient in wanted.items()}, []
+                for name, gradient in wanted.items()}, {}
 
-    places, unpaired, seen = {}, [], set()
+    places, unpaired, seen = {}, {}, set()
     for path, (container, key, array, content, parent) in before.items():
         now = get(container, key)
         if now is not array and not (isinstance(now, np.ndarray) and np.array_equal(now, content, equal_nan=True)):
             continue
         if not np.array_equal(array, content, equal_nan=True) or id(now) in seen:
             continue
-        gradient = _gradient_beside(container, key, parent, array.shape)
-        if gradient is not None:
-            holders = _holders(layer, now)
+        gradient = _gradient_beside(container, key, parent, array.shape) or _gradient_apart(layer, path, array.shape)
+        holders = _holders(layer, now)
+        if gradient is not None and holders:
             place = Place([(c, k) for _, c, k in holders], *gradient)
             seen |= {id(now), id(place.grad)}
             places[_name_of(path for path, _, _ in holders)] = place
-        else:
-            unpaired.append((path, id(now)))
-    unpaired = [path for path, which in unpaired if which not in seen]
+        elif holders:
+            unpaired[path] = [(c, k) for _, c, k in holders]
+    unpaired = {path: places_ for path, places_ in unpaired.items() if id(get(*places_[0])) not in seen}
     if wanted is not None:
         missing = [name for name in wanted if name not in places]
         if missing:
             raise ValueError(f"no gradient found for {', '.join(missing)}: looked for dW, d_W, W_grad, grad_W, W.grad "
                              "and grads['W'] in the place of W; say params={'W': 'path.to.its.gradient'}")
-        return {name: places[name] for name in wanted}, []
+        return {name: places[name] for name in wanted}, {}
     return places, unpaired
+
+
+def copied(layer):
+    """A deep copy, or the layer itself where something in it cannot be copied, or is a function that has hold of it."""
+    if any(getattr(item, "__closure__", None) for item in _items(layer)):
+        return layer
+    try:
+        return copy.deepcopy(layer)
+    except Exception:
+        return layer
+
+
+def snapshot(layer) -> list[tuple]:
+    """Every array of a layer: container, key, the array and its content."""
+    return [(container, key, array, array.copy()) for _, container, key, array, _ in walk(layer)
+            if not isinstance(container, tuple)]
+
+
+def _items(root, seen=None) -> Iterator:
+    """Everything below root."""
+    seen = set() if seen is None else seen
+    if id(root) not in seen:
+        seen.add(id(root))
+        yield root
+        if not isinstance(root, OPAQUE):
+            for _, child in _entries(root):
+                yield from _items(child, seen)
 
 
 def walk(root) -> Iterator[tuple[str, object, object, np.ndarray, tuple]]:
@@ -137,8 +165,10 @@ def _entries(item):
         return list(item.items())
     if isinstance(item, (list, tuple)):
         return list(enumerate(item))
+    named = {k: v for kind in reversed(type(item).__mro__) for k, v in vars(kind).items() if isinstance(v, np.ndarray)}
     slots = [s for kind in type(item).__mro__ for s in np.atleast_1d(getattr(kind, "__slots__", [])).tolist()]
-    return [(s, getattr(item, s)) for s in slots if hasattr(item, s)] + list(getattr(item, "__dict__", {}).items())
+    own = {s: getattr(item, s) for s in slots if hasattr(item, s)} | getattr(item, "__dict__", {})
+    return list((named | own).items())  # an array of the class is a parameter like one of the object
 
 
 def _holders(root, array) -> list[tuple]:
@@ -170,6 +200,23 @@ def _gradient_beside(container, key, parent, shape) -> tuple | None:
             for name in (key, f"d{key}"):
                 if _has(grads, name) and _fits(get(grads, name), shape):
                     return owner, collection, name
+    return None
+
+
+def _gradient_apart(root, path: str, shape) -> tuple | None:
+    """grads.layer1.W for params.layer1.W."""
+    steps = path.split(".")
+    for i, step in enumerate(steps):
+        for collection in COLLECTIONS if step in ("params", "parameters", "weights") else ():
+            try:
+                way = _steps(root, ".".join([*steps[:i], collection, *steps[i + 1:]]))
+            except ValueError:
+                continue
+            item = root
+            for name in way:
+                item = get(item, name)
+            if _fits(item, shape):
+                return root, *way
     return None
 
 

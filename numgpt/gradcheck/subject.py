@@ -9,7 +9,7 @@ import inspect
 
 import numpy as np
 
-from numgpt.gradcheck.state import Place, find_params, param_objects
+from numgpt.gradcheck.state import Place, copied, find_params, get, param_objects, put, snapshot
 from numgpt.gradcheck.trees import is_branch, is_number, is_real, leaves, rebuild
 
 
@@ -19,7 +19,8 @@ class Subject:
     kind = "functions"
 
     def __init__(self, inputs: tuple, options: dict, names: list[str]):
-        self.inputs, self.options, self.names = inputs, options, names
+        self.inputs = tuple(np.asarray(x) if isinstance(x, list) and not is_branch(x) else x for x in inputs)
+        self.options, self.names = options, names
         self.values: dict[str, np.ndarray] = {}
         self.skipped: list[str] = []
         for name, leaf in self._input_leaves():
@@ -28,7 +29,7 @@ class Subject:
                                 "split it into its real and its imaginary part")
             if is_real(leaf):
                 self.values[name] = np.asarray(leaf)
-            elif isinstance(leaf, (int, np.ndarray, np.generic, list)):
+            elif isinstance(leaf, (int, np.ndarray, np.generic)):
                 self.skipped.append(f"{name} ({np.asarray(leaf).dtype}) is not differentiated")
         self.input_names = list(self.values)
 
@@ -58,6 +59,13 @@ class Subject:
     def param_grads(self) -> dict[str, np.ndarray]:
         return {}
 
+    def restore(self) -> None:
+        """Undo what checking did to the target."""
+
+    def unchecked(self) -> list[str]:
+        """Arrays that move the outputs but have no gradient."""
+        return []
+
     def gradient(self, values: dict, dy) -> dict[str, np.ndarray]:
         """Forward and backward once, from cleared gradients."""
         _, memory = self.forward(values)
@@ -70,17 +78,23 @@ class Subject:
         return np.concatenate([np.ravel(leaf) for leaf in output_leaves(y)])
 
     def with_dtype(self, dtype) -> dict[str, np.ndarray]:
-        return {name: value.astype(dtype) for name, value in self.values.items()}
+        """Contiguous copies, for whoever moves single elements."""
+        return {name: np.array(value, dtype, order="C") for name, value in self.values.items()}
 
     def _named_gradients(self, result) -> dict[str, np.ndarray]:
         """What backward returned, by the name of the input it belongs to."""
         differentiable = [i for i, (name, tree) in enumerate(zip(self.names, self.inputs))
                           if any(is_real(leaf) for _, leaf in leaves(tree, name))]
-        if isinstance(result, dict) and set(result) <= set(self.names) and not self._is_single_dict():
+        alone = self.inputs[differentiable[0]] if len(differentiable) == 1 else None
+        if isinstance(result, dict) and not isinstance(alone, dict):
+            if not set(result) <= set(self.names):
+                raise ValueError(f"backward returned a dict with the keys {', '.join(map(str, result))}; "
+                                 f"wanted are the names of the inputs, {', '.join(self.names)}")
             parts = dict(result)
         else:
-            alone = self.inputs[0] if len(self.inputs) == 1 else self.inputs[differentiable[0]] if len(differentiable) == 1 else None
-            if not isinstance(result, (tuple, list)) or (is_branch(alone) and len(result) != len(self.inputs)):
+            mirrors = is_branch(alone) and is_branch(result) and len(result) == len(alone)
+            if not isinstance(result, (tuple, list)) or mirrors and not is_branch(result[0]) or (
+                    is_branch(alone) and len(result) != len(self.inputs)):
                 result = (result,)
             if len(result) == len(self.inputs):
                 parts = dict(zip(self.names, result))
@@ -93,9 +107,6 @@ class Subject:
         for name, tree in parts.items():
             grads.update(leaves(tree, name))
         return {name: None if grads.get(name) is None else np.asarray(grads[name]) for name in self.input_names}
-
-    def _is_single_dict(self) -> bool:
-        return len(self.inputs) == 1 and isinstance(self.inputs[0], dict)
 
 
 class Functions(Subject):
@@ -112,24 +123,37 @@ class Functions(Subject):
 
     def backward(self, dy, memory):
         options = self.fresh_options()
-        return self._named_gradients(self.g(dy, *memory, **{k: options[k] for k in self.shared_options}))
+        shared = {k: options[k] for k in self.shared_options}
+        if _has_signature(self.g):
+            try:
+                inspect.signature(self.g).bind(dy, *memory, **shared)
+            except TypeError as why:
+                raise TypeError(f"backward is called as g(dy, {', '.join(self.names)}), with the gradient of the output and "
+                                f"then the inputs, and g does not take that: {why}") from None
+        return self._named_gradients(self.g(dy, *memory, **shared))
 
 
 class _LayerSubject(Subject):
     def __init__(self, layer, inputs, options):
         call = layer.forward if hasattr(layer, "forward") else layer
         super().__init__(inputs, options, argument_names(call, len(inputs)))
-        try:
-            self.layer = copy.deepcopy(layer)
-        except Exception:  # something in it cannot be copied: work on the layer itself
-            self.layer = layer
+        self.layer = copied(layer)
+        self.untouched = snapshot(layer) if self.layer is layer else []
         self.places: dict[str, Place] = {}
+        self.unpaired: dict[str, list] = {}
 
     def _adopt(self, places: dict[str, Place]) -> None:
         for name, place in places.items():
             name = name if name not in self.values else f"self.{name}"
             self.places[name] = place
             self.values[name] = place.value
+
+    def restore(self) -> None:
+        """Where the layer could not be copied: its arrays, as they were."""
+        for container, key, array, content in self.untouched:
+            if array.flags.writeable:
+                array[...] = content
+            put(container, key, array)
 
     def place(self, values: dict) -> None:
         """Put parameters where the layer reads them."""
@@ -144,12 +168,26 @@ class _LayerSubject(Subject):
 
     def _trial(self, scale):
         """Forward and backward on other inputs, to see what a pass writes and what it only reads."""
-        y, memory = self.forward({name: value * value.dtype.type(scale) for name, value in self.values.items()})
-        self.layer.backward(like_output(y, np.ones_like), *memory)
+        with np.errstate(all="ignore"):
+            y, memory = self.forward({name: value * value.dtype.type(scale) for name, value in self.values.items()})
+            self.layer.backward(like_output(y, np.ones_like), *memory)
 
     def clear(self):
         for place in self.places.values():
             place.clear()
+
+    def unchecked(self):
+        found = []
+        y = self.numbers(self.values)
+        for name, holders in self.unpaired.items():
+            array = get(*holders[0])
+            for container, key in holders:
+                put(container, key, array * array.dtype.type(1.01) + array.dtype.type(0.01))
+            if not np.array_equal(self.numbers(self.values), y, equal_nan=True):
+                found.append(name)
+            for container, key in holders:
+                put(container, key, array)
+        return found
 
     def param_grads(self):
         return {name: place.grad for name, place in self.places.items()}
@@ -172,7 +210,10 @@ class ContractLayer(_LayerSubject):
     def __init__(self, layer, inputs, options, params):
         super().__init__(layer, inputs, options)
         places = param_objects(self.layer) if params is None else {}
-        self._adopt(places or find_params(self.layer, self._trial, params)[0])
+        if not callable(getattr(layer, "named_params", None)) or params is not None:
+            found, self.unpaired = find_params(self.layer, self._trial, params)
+            places = found | places
+        self._adopt(places)
 
     def forward(self, values):
         result = self.call(values)
@@ -190,10 +231,8 @@ class StatefulLayer(_LayerSubject):
 
     def __init__(self, layer, inputs, options, params):
         super().__init__(layer, inputs, options)
-        places, unpaired = find_params(self.layer, self._trial, params)
+        places, self.unpaired = find_params(self.layer, self._trial, params)
         self._adopt(places)
-        self.skipped += [f"{name} has no gradient beside it and is not checked (say params= if it is a parameter)"
-                         for name in unpaired]
 
     def forward(self, values):
         return self.call(values), ()
@@ -207,7 +246,7 @@ def subject_of(target, inputs, options, backward, params) -> Subject:
     if not callable(getattr(target, "backward", None)):
         raise TypeError(f"{type(target).__name__} has no backward: pass a layer that has one, "
                         "or a function and backward=g, where g(dy, x, ...) returns the gradient of each input")
-    kind = ContractLayer if _takes_saved(target.backward) else StatefulLayer
+    kind = ContractLayer if takes_saved(target.backward) else StatefulLayer
     return kind(target, inputs, options, params)
 
 
@@ -247,10 +286,13 @@ def _has_signature(f) -> bool:
         return False
 
 
-def _takes_saved(backward) -> bool:
+def takes_saved(backward) -> bool:
     """backward(dy, saved) rather than backward(dy): a second positional parameter without a default."""
     if not _has_signature(backward):
         return False
-    positional = [p for p in inspect.signature(backward).parameters.values()
+    positional = [p.name for p in inspect.signature(backward).parameters.values()
                   if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty]
+    if len(positional) >= 2 and positional[1].startswith(("d_", "dy", "dc", "dh", "grad")):
+        raise TypeError(f"backward({', '.join(positional)}) takes a gradient for each of several outputs: let it take one "
+                        "argument, a tuple of gradients as forward returns a tuple of outputs")
     return len(positional) >= 2
