@@ -49,7 +49,7 @@ class Analytic:
         for gradient, variants in zip(self.gradients[name], self._variants):
             changes = [variant[name] - gradient for variant in variants]
             usual = np.quantile(np.max(np.abs(changes), axis=0), 0.75)  # not the largest: it may sit at a kink
-            noise.append(max(usual, *(abs(direction.dot(change)) for change in changes)))
+            noise.append(max(usual, *(direction.noise(change) for change in changes)))
         return np.array(noise)
 
     def _gradient(self, values, dy) -> dict[str, np.ndarray]:

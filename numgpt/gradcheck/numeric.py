@@ -62,6 +62,10 @@ class Element:
         """How large a derivative along such a direction may be."""
         return float(abs(gradient).max(initial=0))
 
+    def noise(self, change: np.ndarray) -> float:
+        """What such changes of a gradient's elements amount to."""
+        return abs(self.dot(change))
+
 
 class Along:
     """Direction: all elements of an array at once, by the numbers of v."""
@@ -77,6 +81,9 @@ class Along:
 
     def size(self, gradient) -> float:
         return float(np.sqrt(((gradient * self.v) ** 2).sum()))
+
+    def noise(self, change) -> float:
+        return max(abs(self.dot(change)), self.size(change))
 
 
 class Numeric:
