@@ -17,7 +17,7 @@ START = 0.1       # the largest of them, in standard deviations of what is moved
 RUNGS = 6         # tables tried, each from where the one before ended, if the first does not satisfy
 PROBES = 6        # disturbances by one ulp from which noise is measured
 CENTRAL = 6e-6    # about the cube root of eps
-NEAR = 1e-4       # of the first step: where a difference is taken that a table must agree with
+NEAR = 1e-4, 1e-6  # of the first step: where differences are taken that a table must agree with
 
 
 def generator(seed: int, purpose: str) -> np.random.Generator:
@@ -157,7 +157,7 @@ class Numeric:
         error is a millionth of it. careful: reckon with the rounding of outputs, too, that did not move.
         """
         h = start * self.scale(name)
-        near = self._difference(name, direction, NEAR * h)
+        near = [self._difference(name, direction, share * h) for share in NEAR]
         best, noise = self._table(name, direction, h, careful, near)
         # Where noise makes the error, larger steps drown it; else the function bends too much: smaller ones.
         factor = 16 if (noise > 0.05 * best.error).mean() > 0.5 else 2.0 ** -LEVELS
@@ -246,8 +246,8 @@ class Numeric:
         """A Richardson table from step h down: its best entry, judged by the largest difference to its
         neighbours, and the part that noise has in that error.
 
-        Far from x a function may be flat, and look exact. So the answer must agree with a difference taken near x,
-        which is rough but cannot miss what is there; if it does not, the distance is its error.
+        Far from x a function may be flat, and look exact. So the answer must agree with differences taken near x,
+        which are rough but cannot miss what is there; if it does not, the distance is its error.
         """
         rows, taken, moved = [], [], np.full(len(self.y), careful)
         for level in range(LEVELS):
@@ -271,8 +271,8 @@ class Numeric:
                 better = estimate < error
                 value, error = np.where(better, here, value), np.where(better, estimate, error)
                 noise = np.where(better, jitter / taken[i], noise)
-        slope, step, changed = near
-        rough = 100 * self.noise(changed | moved) / (step or 1.0) + 1e-3 * abs(slope)
+        (coarse, _, _), (slope, step, changed) = near
+        rough = 100 * self.noise(changed | moved) / (step or 1.0) + 2 * abs(coarse - slope) + 1e-6 * abs(slope)
         distance = abs(value - slope)
         error = np.where(np.isfinite(distance) & (distance > rough + 10 * error), np.maximum(error, distance), error)
         return Measured(value, error), noise
