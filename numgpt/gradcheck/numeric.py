@@ -100,8 +100,8 @@ class Numeric:
         self.single = True  # whether outputs are never more than float32
         self.rng = generator(seed, "disturbances")
         self.y = self.numbers({})
-        self.jitter = self._jitter()
         self.natural = self._natural()
+        self.jitter = self._jitter()
 
     def numbers(self, changed: dict) -> np.ndarray:
         with np.errstate(all="ignore"), warnings.catch_warnings():
@@ -298,7 +298,7 @@ class Numeric:
         """The largest change of each output when every number moves by one ulp, but no less than the output's own
         rounding (a number may stand still six times by luck)."""
         changes = [abs(self.numbers(self.disturbed(self.values)) - self.y) for _ in range(PROBES)]
-        return np.max([np.finfo(self.y.dtype).eps * abs(self.y), *changes], axis=0)
+        return np.max([np.finfo(np.float32 if self.single else self.y.dtype).eps * abs(self.y), *changes], axis=0)
 
     def _natural(self) -> np.ndarray:
         """How much the contracted output changes when every array moves by its own scale: a yardstick for zero."""
