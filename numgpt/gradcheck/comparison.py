@@ -5,7 +5,7 @@ import time
 import numpy as np
 
 from numgpt.gradcheck.analytic import Analytic
-from numgpt.gradcheck.numeric import Element, Measured, Numeric
+from numgpt.gradcheck.numeric import Along, Element, Measured, Numeric
 from numgpt.gradcheck.patterns import looks_like
 from numgpt.gradcheck.report import INCONCLUSIVE, OK, WRONG, Finding, Worst
 
@@ -36,7 +36,7 @@ class Comparison:
             if deadline is not None and measured and time.perf_counter() > deadline:
                 break
             measured.append(self._measure(direction, largest))
-        self.directions = directions[:len(measured)]
+        self.directions, self.asked, self.deadline = directions[:len(measured)], len(directions), deadline
         if not measured:
             return
         self.a = np.array([analytic.along(name, d) for d in self.directions])
@@ -45,6 +45,8 @@ class Comparison:
         self.scale = np.maximum(abs(self.n).max(0), expected)  # (cotangents,)
         self.tolerance = SAFETY * np.array([m.error for m in measured]) + ROUNDING * eps * self.scale + FLOOR
         self.at_kink = np.zeros(self.a.shape, bool)
+        self.doubtful = np.zeros(self.a.shape, bool)  # at a kink, but not between its slopes
+        self._beside = None
         self._confirm()
 
     def _measure(self, direction, largest) -> Measured:
@@ -66,7 +68,8 @@ class Comparison:
         for rank, i in enumerate(suspects):
             if wrong == ENOUGH:
                 break
-            if noisy == CONFIRMED:  # the rest were nearer to their tolerances than all that has now been explained
+            late = rank and self.deadline is not None and time.perf_counter() > self.deadline
+            if noisy == CONFIRMED or late:  # the rest were nearer to their tolerances than all that has now been explained
                 self.tolerance[suspects[rank:]] += widest
                 break
             before = self.tolerance[i].copy()
@@ -80,7 +83,11 @@ class Comparison:
         direction = self.directions[i]
         bent, between = self.numeric.kink(self.name, direction, self.a[i])
         self.at_kink[i] = bent & between & self._outside(i)
-        if not (self._outside(i) & ~self.at_kink[i]).any():
+        beyond = bent & ~between & self._outside(i)
+        if beyond.any() and self._right_beside(direction)[beyond].all():
+            # Through several kinks at once, as with a row of zeros before a ReLU: no two slopes bound what is right.
+            (self.doubtful if isinstance(direction, Element) else self.at_kink)[i] |= beyond
+        if not (self._outside(i) & ~self.at_kink[i] & ~self.doubtful[i]).any():
             return
         if self.method == "complex":
             noise = self.numeric.complex_step_noise(self.name, direction, self.n[i])
@@ -97,6 +104,28 @@ class Comparison:
                 allowed += SAFETY * self._noise(direction, second.error)
             self.n[i] = np.where(outside, second.value, self.n[i])
             self.tolerance[i] = np.where(outside, allowed, self.tolerance[i])
+
+    def _right_beside(self, direction) -> np.ndarray:
+        """Whether the two sides agree a little way off, where there are no kinks."""
+        with self.numeric.beside(self.name):
+            if self._beside is None:
+                self._beside = Analytic(self.analytic.subject, self.numeric.values, self.analytic.cotangents)
+            measured = self.numeric.richardson(self.name, direction, abs(self.scale), careful=True)
+            return abs(self._beside.along(self.name, direction) - measured.value) <= SAFETY * measured.error + 1e-6 * self.scale
+
+    def _over_claimed(self) -> bool:
+        """At the kink of max, two equal numbers may each claim the whole gradient, and each claim lies between the slopes.
+        But when all numbers move alike, there is no kink, and the claims must add up."""
+        if not self.at_kink.any() and self.method != "complex":
+            return False
+        alike = Along(np.ones(self.numeric.values[self.name].shape))
+        claims, size = self.analytic.along(self.name, alike), self.analytic.size(self.name, alike)
+        if self.method == "complex" and (abs(self.numeric.complex_step(self.name, alike) - claims) <= 1e-6 * size).all():
+            return False
+        measured = self.numeric.richardson(self.name, alike, size, careful=True)
+        bent, _ = self.numeric.kink(self.name, alike, claims)
+        allowed = SAFETY * measured.error + 1e-6 * size + ROUNDING * self.eps * self.natural
+        return bool((~bent & (abs(claims - measured.value) > allowed)).any())
 
     def _noise(self, direction, measured) -> np.ndarray:
         """The noise measured in the numeric derivative, and the analytic one's own as far as that bears it out.
@@ -117,19 +146,26 @@ class Comparison:
         error = abs(self.a - self.n)
         # What is smaller than the last digits of the whole output is dust, however well it was measured.
         dust = ROUNDING * self.eps * self.natural
-        wrong = (error > self.tolerance + dust) & ~self.at_kink
+        wrong = (error > self.tolerance + dust) & ~self.at_kink & ~self.doubtful
         unknown = self._unknown()
         if wrong.any():
             finding.verdict = WRONG
             finding.looks_like = looks_like(shape, self.directions, self.a, self.n, self.tolerance, hints, inputs)
+        elif self._over_claimed():
+            finding.verdict = WRONG
+            finding.notes.append("when all of it moves alike, these gradients do not add up to what the output does: "
+                                 "at a tie, one number may have the gradient, or several may share it, not each have all")
         elif unknown is not None and unknown.any():
             finding.verdict = INCONCLUSIVE
+        elif self.doubtful.any():
+            finding.verdict = INCONCLUSIVE
+            finding.notes.append(f"{int(self.doubtful.any(1).sum())} lie at a kink, outside of its slopes: move the input off the kink")
         elif unknown is not None or ((error > self.tolerance) & ~self.at_kink).any():
             finding.notes.append("next to nothing beside the whole; right as far as rounding lets see")
         if self.at_kink.any():
             finding.notes.append(f"{int(self.at_kink.any(1).sum())} lie at a kink: a value between the one-sided slopes is accepted")
-        if mode == "every" and len(self.directions) < size:
-            finding.notes.append(f"{len(self.directions)} of {size} elements in the time allowed")
+        if len(self.directions) < self.asked:
+            finding.notes.append(f"{len(self.directions)} of {self.asked} derivatives in the time allowed")
 
         out = np.where(self.at_kink, 0, self.tolerance / (self.scale + FLOOR) if finding.verdict == INCONCLUSIVE
                        else error / self.tolerance)

@@ -130,7 +130,8 @@ class Numeric:
         """For a while, every element of this array a little elsewhere."""
         values, y = self.values, self.y
         x = values[name]
-        self.values = {**values, name: x + 1e-3 * self.scale(name) * self.rng.uniform(0.5, 1.0, x.shape)}
+        step = 1e-3 * self.scale(name) * generator(0, "beside").uniform(-1.0, 1.0, x.shape)
+        self.values = {**values, name: np.asarray(x + step)}
         self.y = self.numbers({})
         try:
             yield
