@@ -182,7 +182,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         import mpmath as mp
     except ImportError:
-        print("The truth is computed with mpmath, which is not installed: pip install 'numgpt[bench]'")
+        print("The truth is computed with mpmath, which is not installed: pip install -e '.[bench]'")
         return 2
     libraries = {"numgpt": numgpt_functions()}
     for name, functions in ("torch", torch_functions), ("jax", jax_functions):

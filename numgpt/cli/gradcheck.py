@@ -1,6 +1,8 @@
 """numgpt gradcheck: every layer's gradients against its forward pass."""
 
+import argparse
 import time
+from difflib import get_close_matches
 
 import numpy as np
 
@@ -17,7 +19,7 @@ def register(commands) -> None:
     parser.add_argument("layers", nargs="*", metavar="LAYER", help="a layer, or the beginning of its name (default: all)")
     parser.add_argument("--float32", action="store_true", help="in single precision: checked in double, then compared with it")
     parser.add_argument("--method", choices=METHODS, default="auto", help="how derivatives are measured (default: auto)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and inputs (default: 0)")
+    parser.add_argument("--seed", type=_seed, default=0, help="of weights and inputs (default: 0)")
     parser.add_argument("--list", action="store_true", help="print the names and stop")
     parser.set_defaults(run=run, error=parser.error)
 
@@ -53,9 +55,16 @@ def _chosen(arguments) -> list[str]:
         return cases.names()
     chosen = []
     for wanted in arguments.layers:
-        found = [name for name in cases.names() if name == wanted] or [
+        found = [name for name in cases.names() if name == wanted.lower()] or [
             name for name in cases.names() if name.startswith(wanted.lower())]
         if not found:
-            arguments.error(f"there is no layer {wanted!r}; there are {', '.join(cases.names())}")
+            near = get_close_matches(wanted.lower(), cases.names())
+            arguments.error(f"there is no layer {wanted!r}" + (f": {' or '.join(near)}?" if near else "") + " --list prints all")
         chosen += found
     return list(dict.fromkeys(chosen))
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a seed is a whole number from 0 on; got {text}")
+    return int(text)
