@@ -75,8 +75,8 @@ class Comparison:
             before = self.tolerance[i].copy()
             self._measure_again(i)
             widest = np.maximum(widest, self.tolerance[i] - before)
-            wrong += (self._outside(i) & ~self.at_kink[i]).any()
-            noisy += not self.at_kink[i].any()
+            wrong += (self._outside(i) & ~self.at_kink[i] & ~self.doubtful[i]).any()
+            noisy += not (self.at_kink[i] | self.doubtful[i]).any()
 
     def _measure_again(self, i) -> None:
         """Kink, noise, or another answer from other steps: what may excuse suspect i."""
@@ -124,7 +124,7 @@ class Comparison:
             return False
         measured = self.numeric.richardson(self.name, alike, size, careful=True)
         bent, _ = self.numeric.kink(self.name, alike, claims)
-        allowed = SAFETY * measured.error + 1e-6 * size + ROUNDING * self.eps * self.natural
+        allowed = SAFETY * self._noise(alike, measured.error) + 1e-6 * size + ROUNDING * self.eps * self.natural
         return bool((~bent & (abs(claims - measured.value) > allowed)).any())
 
     def _noise(self, direction, measured) -> np.ndarray:
