@@ -162,6 +162,28 @@ def test_a_parameter_without_a_gradient_is_not_a_pass():
     assert check(Nameless(), X, params=["W"]) and check(Nameless(), X, params={"W": "dW", "b": "delta"})
 
 
+def test_a_parameter_that_is_a_plain_number_is_not_a_pass():
+    class Leaky:
+        def __init__(self):
+            self.alpha, self.dalpha = 0.25, 0.0
+
+        def forward(self, x):
+            self.x = x
+            return np.where(x > 0, x, self.alpha * x)
+
+        def backward(self, dy):
+            self.dalpha = -3.0
+            return dy * np.where(self.x > 0, 1, self.alpha)
+
+    report = check(Leaky(), X)
+    assert report.verdict == "inconclusive" and "alpha: a plain number with a gradient beside it: make it an array" in str(report)
+
+
+def test_what_is_too_small_beside_the_rest_is_mentioned():
+    report = check(np.exp, np.linspace(-50, 50, 101), backward=lambda dy, x: dy * np.where(x > 0, np.exp(x), 0))
+    assert "are too small beside the largest to be told from 0" in str(report)
+
+
 def test_an_array_that_does_not_matter_does_not_matter():
     layer = Dense()
     layer.running_mean = np.ones(3)

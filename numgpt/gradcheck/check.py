@@ -69,9 +69,7 @@ def check(target, *inputs, backward: Callable | None = None, params: Iterable[st
             known = _hints_of(target, inputs) | (hints or {})
             run = _Run(subject, report, method, mode, known, dy, budget, seed)
             report.findings += run.findings()
-            report.findings += [Finding(name, INCONCLUSIVE, notes=[
-                "it moves the output, but no gradient was found for it: say params={'" + name + "': 'path.to.its.gradient'}, "
-                "or list in params= those that are to be checked"]) for name in subject.unchecked()]
+            report.findings += [Finding(name, INCONCLUSIVE, notes=[why]) for name, why in subject.unchecked().items()]
             if any(value.dtype != np.float64 for value in subject.values.values()):
                 report.notes.append("checked in float64, then compared with the gradients in the given precision")
                 report.findings += compare_as_given(subject, cotangents, run.natural(), seed)

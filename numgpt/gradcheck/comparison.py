@@ -164,6 +164,9 @@ class Comparison:
             finding.notes.append("next to nothing beside the whole; right as far as rounding lets see")
         if self.at_kink.any():
             finding.notes.append(f"{int(self.at_kink.any(1).sum())} lie at a kink: a value between the one-sided slopes is accepted")
+        tiny = (abs(self.n) > FLOOR) & (abs(self.n) < self.tolerance) & (self.tolerance < LIMIT * self.scale)
+        if finding.verdict == OK and (tiny & (abs(self.a) < 0.5 * abs(self.n))).any():
+            finding.notes.append(f"{int(tiny.any(1).sum())} are too small beside the largest to be told from 0")
         if len(self.directions) < self.asked:
             finding.notes.append(f"{len(self.directions)} of {self.asked} derivatives in the time allowed")
 

@@ -104,6 +104,13 @@ def find_params(layer, trial: Callable, wanted=None) -> tuple[dict[str, Place], 
     return places, unpaired
 
 
+def plain_numbers(layer) -> list[str]:
+    """Attributes that are Python numbers, not arrays, with a gradient beside them."""
+    return [key for item in _items(layer) if not isinstance(item, OPAQUE) for key, child in _entries(item)
+            if isinstance(child, (float, np.floating)) and isinstance(key, str)
+            and any(_has(item, form.format(key)) for form in GRADIENT_NAMES)]
+
+
 def copied(layer):
     """A deep copy, or the layer itself where something in it cannot be copied, or is a function that has hold of it."""
     if any(getattr(item, "__closure__", None) for item in _items(layer)):

@@ -9,7 +9,7 @@ import inspect
 
 import numpy as np
 
-from numgpt.gradcheck.state import Place, copied, find_params, get, param_objects, put, snapshot
+from numgpt.gradcheck.state import Place, copied, find_params, get, param_objects, plain_numbers, put, snapshot
 from numgpt.gradcheck.trees import is_branch, is_number, is_real, leaves, rebuild
 
 
@@ -62,9 +62,9 @@ class Subject:
     def restore(self) -> None:
         """Undo what checking did to the target."""
 
-    def unchecked(self) -> list[str]:
-        """Arrays that move the outputs but have no gradient."""
-        return []
+    def unchecked(self) -> dict[str, str]:
+        """What looks like a parameter and could not be checked: name and what to do."""
+        return {}
 
     def gradient(self, values: dict, dy) -> dict[str, np.ndarray]:
         """Forward and backward once, from cleared gradients."""
@@ -134,10 +134,10 @@ class Functions(Subject):
 
 
 class _LayerSubject(Subject):
-    def __init__(self, layer, inputs, options):
+    def __init__(self, layer, inputs, options, params):
         call = layer.forward if hasattr(layer, "forward") else layer
         super().__init__(inputs, options, argument_names(call, len(inputs)))
-        self.layer = copied(layer)
+        self.layer, self.asked = copied(layer), params
         self.untouched = snapshot(layer) if self.layer is layer else []
         self.places: dict[str, Place] = {}
         self.unpaired: dict[str, list] = {}
@@ -177,14 +177,16 @@ class _LayerSubject(Subject):
             place.clear()
 
     def unchecked(self):
-        found = []
+        found = {name: "a plain number with a gradient beside it: make it an array, np.array(0.5), to have it checked"
+                 for name in plain_numbers(self.layer)} if self.asked is None else {}
         y = self.numbers(self.values)
         for name, holders in self.unpaired.items():
             array = get(*holders[0])
             for container, key in holders:
                 put(container, key, array * array.dtype.type(1.01) + array.dtype.type(0.01))
             if not np.array_equal(self.numbers(self.values), y, equal_nan=True):
-                found.append(name)
+                found[name] = ("it moves the output, but no gradient was found for it: say params={'" + name + "': "
+                               "'path.to.its.gradient'}, or list in params= those that are to be checked")
             for container, key in holders:
                 put(container, key, array)
         return found
@@ -208,7 +210,7 @@ class ContractLayer(_LayerSubject):
     kind = "contract"
 
     def __init__(self, layer, inputs, options, params):
-        super().__init__(layer, inputs, options)
+        super().__init__(layer, inputs, options, params)
         places = param_objects(self.layer) if params is None else {}
         if not callable(getattr(layer, "named_params", None)) or params is not None:
             found, self.unpaired = find_params(self.layer, self._trial, params)
@@ -230,7 +232,7 @@ class StatefulLayer(_LayerSubject):
     kind = "stateful"
 
     def __init__(self, layer, inputs, options, params):
-        super().__init__(layer, inputs, options)
+        super().__init__(layer, inputs, options, params)
         places, self.unpaired = find_params(self.layer, self._trial, params)
         self._adopt(places)
 
