@@ -23,8 +23,8 @@ SMALL = 2000  # numbers in the inputs of a case that is given to the others: the
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks gradcheck", description=__doc__.splitlines()[0]
-                                     + " About 20 minutes alone, an hour beside torch and jax; --cases 100 gives a first impression.")
+    duration = " About 20 minutes alone, an hour beside torch and jax; --cases 100 gives a first impression."
+    parser = argparse.ArgumentParser(prog="python -m benchmarks gradcheck", description=__doc__.splitlines()[0] + duration)
     parser.add_argument("--cases", type=int, default=1000, help="random cases of right gradients (default: 1000)")
     parser.add_argument("--budget", type=float, default=0.2, help="seconds a check of one of them (default: 0.2)")
     parser.add_argument("--seed", type=int, default=0)

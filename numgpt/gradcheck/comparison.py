@@ -111,7 +111,8 @@ class Comparison:
             if self._beside is None:
                 self._beside = Analytic(self.analytic.subject, self.numeric.values, self.analytic.cotangents)
             measured = self.numeric.richardson(self.name, direction, abs(self.scale), careful=True)
-            return abs(self._beside.along(self.name, direction) - measured.value) <= SAFETY * measured.error + 1e-6 * self.scale
+            apart = abs(self._beside.along(self.name, direction) - measured.value)
+            return apart <= SAFETY * measured.error + 1e-6 * self.scale
 
     def _over_claimed(self) -> bool:
         """At the kink of max, two equal numbers may each claim the whole gradient, and each claim lies between the slopes.
@@ -159,11 +160,13 @@ class Comparison:
             finding.verdict = INCONCLUSIVE
         elif self.doubtful.any():
             finding.verdict = INCONCLUSIVE
-            finding.notes.append(f"{int(self.doubtful.any(1).sum())} lie at a kink, outside of its slopes: move the input off the kink")
+            finding.notes.append(f"{int(self.doubtful.any(1).sum())} lie at a kink, outside of its slopes: "
+                                 "move the input off the kink")
         elif unknown is not None or ((error > self.tolerance) & ~self.at_kink).any():
             finding.notes.append("next to nothing beside the whole; right as far as rounding lets see")
         if self.at_kink.any():
-            finding.notes.append(f"{int(self.at_kink.any(1).sum())} lie at a kink: a value between the one-sided slopes is accepted")
+            finding.notes.append(f"{int(self.at_kink.any(1).sum())} lie at a kink: "
+                                 "a value between the one-sided slopes is accepted")
         tiny = (abs(self.n) > FLOOR) & (abs(self.n) < self.tolerance) & (self.tolerance < LIMIT * self.scale)
         if finding.verdict == OK and (tiny & (abs(self.a) < 0.5 * abs(self.n))).any():
             finding.notes.append(f"{int(tiny.any(1).sum())} are too small beside the largest to be told from 0")

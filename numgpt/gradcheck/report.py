@@ -108,7 +108,8 @@ class Report:
     def table(self) -> str:
         """A line an array: method, numbers checked, worst error and tolerance as shares of the largest derivative."""
         head = ("name", "shape", "method", "mode", "checked", "error", "tolerance", "verdict")
-        body = [(f.name, str(f.shape), f.method, f.mode, str(f.checked) if f.mode == "projection" else f"{f.checked} of {f.total}",
+        body = [(f.name, str(f.shape), f.method, f.mode,
+                 str(f.checked) if f.mode == "projection" else f"{f.checked} of {f.total}",
                  f"{f.error:.1e}", f"{f.tolerance:.1e}", f.verdict) for f in self.gradients]
         rules = [f for f in self.findings if not f.method]
         broken = [f for f in rules if f.verdict != OK]

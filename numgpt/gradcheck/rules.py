@@ -74,7 +74,8 @@ def _dtypes(subject, outputs, gradient) -> tuple[bool, str]:
     if not subject.values:
         return True, ""
     wanted = np.result_type(*subject.values.values()).newbyteorder("=")
-    complaints = [f"the output is {y.dtype} where the inputs are {wanted}" for y in outputs if y.dtype.kind == "f" and y.dtype != wanted and y.size > 1]
+    complaints = [f"the output is {y.dtype} where the inputs are {wanted}" for y in outputs
+                  if y.dtype.kind == "f" and y.dtype != wanted and y.size > 1]
     complaints += [f"the gradient of {name} is {g.dtype}, {name} itself {subject.values[name].dtype}"
                    for name, g in gradient.items()
                    if g is not None and g.dtype not in (subject.values[name].dtype.newbyteorder("="), wanted)]

@@ -72,7 +72,8 @@ class CausalAttention(Layer):
     def forward(self, q, k, v, *, rng: np.random.Generator | None = None):
         # Laid out as (B, T, H, D), so that merging the heads afterwards moves nothing.
         q, k, v = (floats(a, "CausalAttention") for a in (q, k, v))
-        if q.ndim != 4 or q.shape[:2] + q.shape[3:] != k.shape[:2] + k.shape[3:] or k.shape != v.shape or q.shape[2] > k.shape[2]:
+        alike = q.ndim == k.ndim == 4 and q.shape[:2] + q.shape[3:] == k.shape[:2] + k.shape[3:] and k.shape == v.shape
+        if not alike or q.shape[2] > k.shape[2]:
             raise ValueError("CausalAttention wants q (B, H, T, D) and k, v (B, H, S, D) with S >= T; "
                              f"got {q.shape}, {k.shape}, {v.shape}")
         B, H, T, D = q.shape

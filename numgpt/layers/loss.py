@@ -68,7 +68,8 @@ class HeadLoss(Layer):
     def __init__(self, n_embd: int, n_vocab: int, *, bias: bool = False, tied: Param | None = None,
                  chunk: int = 128, std: float = 0.02, rng=None, dtype=np.float64):
         if tied is not None and (not isinstance(tied, Param) or tied.shape != (n_vocab, n_embd)):
-            raise ValueError(f"a tied head wants the token table's Param, embedding.table, of shape {(n_vocab, n_embd)}; got {tied!r}")
+            raise ValueError("a tied head wants the token table's Param, embedding.table, of shape "
+                             f"{(n_vocab, n_embd)}; got {tied!r}")
         self.weight = normal(rng, (n_embd, n_vocab), std, dtype) if tied is None else tied
         self.bias = constant(0.0, (n_vocab,), dtype) if bias else None
         self.tied = tied is not None
