@@ -480,6 +480,13 @@ def test_an_explosive_function():
     both(lambda w: np.ones(3) * w ** 60, np.array(1.0), lambda dy, w: dy.sum() * 60 * w ** 59, lambda dy, w: 7 * dy.sum() * 60 * w ** 59)
 
 
+def test_an_input_whose_spread_is_a_few_ulp():
+    x = 1e6 + np.array([0.0, 1e-9, 2e-9, 5e-9])
+    report = check(lambda x: np.sin(x - 1e6), x, backward=lambda dy, x: 2 * dy * np.cos(x - 1e6))
+    assert not report
+    assert check(lambda x: np.sin(x - 1e6), x, backward=lambda dy, x: dy * np.cos(x - 1e6))
+
+
 def test_many_kinks_in_one_array():
     x = np.maximum(rng.standard_normal(400), 0)
     assert check(lambda x: np.maximum(x, 0), x, backward=lambda dy, x: dy * (x > 0))

@@ -13,7 +13,7 @@ import numpy as np
 
 STEP = 1e-30      # of the complex step: its square vanishes beside 1
 LEVELS = 8        # steps of a Richardson table, each half the one before
-START = 0.1       # the largest of them, in standard deviations of what is moved
+START = 0.1       # the largest of them, as a share of scale()
 RUNGS = 6         # tables tried, each from where the one before ended, if the first does not satisfy
 PROBES = 6        # disturbances by one ulp from which noise is measured
 CENTRAL = 6e-6    # about the cube root of eps
@@ -185,11 +185,13 @@ class Numeric:
         far, _, _ = self._difference(name, direction, 2 * h)
         return Measured(near, abs(near - far) + self.noise(changed) / taken)
 
-    def one_sided(self, name: str, direction, h: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The slopes to the left and to the right of x, and their noise."""
+    def one_sided(self, name: str, direction, h: float) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """The slopes to the left and to the right of x, and their noise; None where x + h is x."""
         x = self.values[name]
         right, step_right = direction.move(x, h)
         left, step_left = direction.move(x, -h)
+        if not step_right or not step_left:
+            return None
         up, down = self.numbers({name: right}) - self.y, self.numbers({name: left}) - self.y
         noise = self.noise((up != 0) | (down != 0)) / step_right
         return self.contract(down) / step_left, self.contract(up) / step_right, noise
@@ -198,10 +200,15 @@ class Numeric:
         """Whether the slopes to the left and to the right keep a gap however near, and whether a lies between them."""
         sides, gaps, noises = [], [], []
         for level in range(7):
-            left, right, noise = self.one_sided(name, direction, 1e-3 * self.scale(name) / 16 ** level)
+            measured = self.one_sided(name, direction, 1e-3 * self.scale(name) / 16 ** level)
+            if measured is None:
+                break
+            left, right, noise = measured
             sides.append((left, right))
             gaps.append(abs(right - left))
             noises.append(noise)
+        if not gaps:
+            return np.zeros(a.shape, bool), np.zeros(a.shape, bool)
         gaps, noises = np.array(gaps), np.array(noises)
         # down to the last step at which a gap would still stand out of the noise
         last = np.maximum((gaps > 100 * noises).cumprod(0).sum(0) - 1, 0)
