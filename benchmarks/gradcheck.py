@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def count_wrong(others) -> dict[str, Counter]:
     """Verdicts on every planted mistake."""
-    counts: dict[str, Counter] = {}
+    counts = {f"numgpt, {method}": Counter() for method in METHODS}
     shown = [(slug, name) for slug in mutants.names() if slug not in CONSISTENT for name in mutants.CATALOGUE[slug].shows]
     for i, (slug, name) in enumerate(shown):
         for factor in (1.0, 1e-5):
@@ -63,7 +63,7 @@ def count_wrong(others) -> dict[str, Counter]:
 
 def count_right(arguments, others) -> dict[str, Counter]:
     """Verdicts on random cases of healthy code; those that are not ok are printed, to be looked into."""
-    counts: dict[str, Counter] = {}
+    counts = {f"numgpt, {method}": Counter() for method in METHODS}
     names = cases.names()
     for i in range(arguments.cases):
         progress(f"right gradients: {i + 1} of {arguments.cases}")
@@ -77,7 +77,7 @@ def tally(counts, case, others, options, label, wanted="wrong") -> None:
     inputs, case_options = case.arguments()
     for method in METHODS:
         verdict = check(*inputs, method=method, **case_options, **options).verdict
-        counts.setdefault(f"numgpt, {method}", Counter())[verdict] += 1
+        counts[f"numgpt, {method}"][verdict] += 1
         if verdict != wanted:
             progress("")
             print(f"{method}: {verdict}: {label}")
