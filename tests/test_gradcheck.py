@@ -767,3 +767,8 @@ def test_a_gradient_that_loses_digits_on_its_way_may_not_call_that_noise():
 
     assert check(np.tanh, X, backward=lambda dy, x: dy / np.cosh(x) ** 2)
     assert check(np.tanh, X, backward=single).verdict == "wrong"
+
+
+def test_a_missing_gradient_in_float32_is_said_once():
+    report = check(affine, X.astype(np.float32), W.astype(np.float32), backward=lambda *a: (affine_backward(*a)[0], None))
+    assert [f.method for f in report.gradients if f.name == "w"] == ["complex"] and report.verdict == "wrong"

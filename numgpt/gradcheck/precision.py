@@ -27,11 +27,12 @@ def compare_as_given(subject: Subject, cotangents: Cotangents, natural: dict[str
     rng = generator(seed, "disturbances")
     nearby = [Analytic(subject, {n: x.astype(np.float64) for n, x in disturbed(subject.values, rng).items()}, in_double)
               for _ in range(4)]
+    again = [(c, [subject.gradient(subject.values, scaled(tree, c)) for tree in cotangents.trees]) for c in FACTORS]
     eps = max(float(np.finfo(x.dtype).eps) for x in subject.values.values())
 
     findings = []
     for name, x in subject.values.items():
-        if exact.fault(name) or not x.size:
+        if exact.fault(name) or name in given.missing or not x.size:
             continue  # said already
         if given.fault(name):
             findings.append(given.fault(name))
@@ -39,8 +40,8 @@ def compare_as_given(subject: Subject, cotangents: Cotangents, natural: dict[str
         truth, got = (np.array(side.gradients[name], np.float64).reshape(len(cotangents.trees), -1) for side in (exact, given))
         scale = abs(truth).max(1)
         noise = np.max([abs(np.reshape(near.gradients[name], truth.shape) - truth).max(1) for near in nearby], axis=0)
-        own = np.max([abs(np.reshape([subject.gradient(subject.values, scaled(tree, c))[name] for tree in cotangents.trees],
-                                     truth.shape) / c - got).max(1) for c in FACTORS], axis=0)
+        own = np.max([abs(np.reshape([g[name] for g in gradients], truth.shape) / c - got).max(1)
+                      for c, gradients in again], axis=0)
         noise += np.minimum(own, ROUNDING * (eps * scale + noise))
         vanishing = scale <= VANISHING * natural[name]
         surroundings = np.where(vanishing, np.maximum(scale, natural[name]), scale)

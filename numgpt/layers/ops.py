@@ -69,6 +69,7 @@ def erfc_backward(dy, x):
 
 
 def sigmoid(z):
+    """1 / (1 + exp(-z))"""
     return 1 / one_plus_exp(-z)
 
 
