@@ -6,10 +6,12 @@
 """
 
 import copy
+import math
 from collections.abc import Iterator
 
 import numpy as np
 
+from numgpt.layers.blocks import blocks
 from numgpt.layers.inputs import positive
 
 
@@ -18,9 +20,10 @@ class Param:
 
     __slots__ = ("value", "grad")
 
-    def __init__(self, value: np.ndarray):
+    def __init__(self, value: np.ndarray, grad: np.ndarray | None = None):
         self.value = np.asarray(value)
-        self.grad = np.zeros_like(self.value)
+        # np.zeros takes no memory until it is written to, which in a model that only predicts is never
+        self.grad = np.zeros(self.value.shape, self.value.dtype) if grad is None else grad
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -64,11 +67,11 @@ class Layer:
     def astype(self, dtype) -> "Layer":
         """A twin with parameters of another dtype, complex too; what was shared stays shared."""
         _float_type(dtype)
-        twin = copy.deepcopy(self)
-        for param in twin.params():
-            param.value = param.value.astype(dtype)
-            param.grad = np.zeros_like(param.value)
-        return twin
+        return copy.deepcopy(self, {id(param): Param(param.value.astype(dtype)) for param in self.params()})
+
+    def _parts(self) -> dict[str, object]:
+        """What is looked through for parameters: the attributes."""
+        return vars(self)
 
     def hints(self, *inputs) -> dict[str, float]:
         """Numbers that a mistake may leave as a factor, by name; a gradient check speaks of them."""
@@ -82,14 +85,19 @@ def _walk(item, path: str = "", above: tuple = ()) -> Iterator[tuple[str, Param]
     if isinstance(item, Param):
         yield path, item
     elif isinstance(item, (Layer, list, tuple, dict)) and not any(item is one for one in above):
-        inside = vars(item) if isinstance(item, Layer) else item
+        inside = item._parts() if isinstance(item, Layer) else item
         for name, child in inside.items() if isinstance(inside, dict) else enumerate(inside):
             yield from _walk(child, f"{path}.{name}" if path else str(name), (*above, item))
 
 
 def normal(rng, shape: tuple[int, ...], std: float, dtype) -> Param:
-    """A parameter drawn from normal(0, std); the draws are float64, so that every dtype starts alike."""
-    return Param(np.random.default_rng(rng).normal(0.0, std, _sizes(shape)).astype(_float_type(dtype)))
+    """A parameter drawn from normal(0, std), row after row; the draws are float64, so that every dtype starts alike."""
+    value = np.zeros(_sizes(shape), _float_type(dtype))
+    if std:
+        rng = np.random.default_rng(rng)
+        for part in blocks(len(value), math.prod(shape[1:])):
+            value[part] = rng.normal(0.0, std, value[part].shape)
+    return Param(value)
 
 
 def constant(value: float, shape: tuple[int, ...], dtype) -> Param:

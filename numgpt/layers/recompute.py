@@ -29,5 +29,9 @@ class Recompute(Layer):
         _, saved_layer = self.layer.forward(*inputs, **copy.deepcopy(options))
         return self.layer.backward(dy, saved_layer)
 
+    def _parts(self):
+        """Those of the layer, so that its parameters keep their names."""
+        return self.layer._parts()
+
     def hints(self, *inputs):
         return self.layer.hints(*inputs)
