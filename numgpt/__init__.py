@@ -1,6 +1,8 @@
 """A GPT in NumPy alone, with every gradient derived by hand and proved."""
 
 from numgpt import gradcheck, layers
+from numgpt.config import GPTConfig
+from numgpt.model import GPT
 
 __version__ = "0.1.0"
-__all__ = ["gradcheck", "layers"]
+__all__ = ["GPT", "GPTConfig", "gradcheck", "layers"]

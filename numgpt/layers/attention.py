@@ -38,6 +38,17 @@ class KV:
         return self.k[:, :, :stop], self.v[:, :, :stop]
 
 
+TILE = 64  # queries
+
+
+def tiles(T: int, S: int, window: float = math.inf, tile: int = TILE) -> Iterator[tuple[slice, slice]]:
+    """The last T of S positions as queries, in slices of a few, each with the slice of keys that any of them sees."""
+    for start in range(0, T, tile):
+        stop = min(start + tile, T)
+        first = max(0, S - T + start + 1 - min(window, S))
+        yield slice(start, stop), slice(first, S - T + stop)
+
+
 class CausalAttention(Layer):
     """A mean of the values, weighted by how well each key fits the query; no key lies after its query.
 
@@ -61,7 +72,7 @@ class CausalAttention(Layer):
     that the half of the scores which the mask hides is never computed. Dropout acts on p.
     """
 
-    def __init__(self, *, scale: float, window: int | None = None, dropout: float = 0.0, tile: int = 64):
+    def __init__(self, *, scale: float, window: int | None = None, dropout: float = 0.0, tile: int = TILE):
         if not math.isfinite(scale):
             raise ValueError(f"scale must be a finite number; got {scale}")
         self.scale = scale
@@ -106,12 +117,13 @@ class CausalAttention(Layer):
     def _tiles(self, T: int, S: int) -> Iterator[tuple[slice, slice, np.ndarray]]:
         """For each tile: its queries, the keys that any of them sees, and which of those each does not (tile, keys)."""
         before = S - T  # positions that have keys but no query
-        for start in range(0, T, self.tile):
-            stop = min(start + self.tile, T)
-            first = max(0, before + start + 1 - min(self.window, S))
-            ahead = np.arange(first, before + stop) - np.arange(before + start, before + stop)[:, None]
+        for queries, keys in tiles(T, S, self.window, self.tile):
+            ahead = np.arange(keys.start, keys.stop) - np.arange(before + queries.start, keys.stop)[:, None]
             hidden = (ahead > 0) | (ahead <= -self.window)
-            yield slice(start, stop), slice(first, before + stop), hidden
+            yield queries, keys, hidden
+
+    def _note(self):
+        return f"sees {self.window} positions" if self.window < math.inf else None
 
     def hints(self, q, k, v):
         B, H, T, D = np.shape(q)
@@ -136,7 +148,7 @@ class SelfAttention(Layer):
     """
 
     def __init__(self, n_embd: int, n_head: int, *, head_size: int | None = None, bias: bool = True,
-                 scale: float | None = None, window: int | None = None, dropout: float = 0.0, tile: int = 64,
+                 scale: float | None = None, window: int | None = None, dropout: float = 0.0, tile: int = TILE,
                  std: float = 0.02, out_std: float | None = None, rng=None, dtype=np.float64):
         n_head = positive(n_head, "n_head")
         if head_size is None:
@@ -177,6 +189,9 @@ class SelfAttention(Layer):
         for i, d in enumerate(self.attention.backward(dz, saved_attention)):
             dqkv[:, :, i] = d.swapaxes(1, 2)
         return self.qkv.backward(dqkv.reshape(B, T, 3 * H * D), saved_qkv)
+
+    def _note(self):
+        return f"{self.n_head} heads of {self.head_size}"
 
     def hints(self, x):
         B, T, C = np.shape(x)

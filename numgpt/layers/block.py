@@ -13,7 +13,7 @@ the gradient reaches every depth unhindered.
 
 import numpy as np
 
-from numgpt.layers.attention import KV, SelfAttention
+from numgpt.layers.attention import KV, TILE, SelfAttention
 from numgpt.layers.dropout import Dropout
 from numgpt.layers.ffn import FeedForward
 from numgpt.layers.norm import LayerNorm
@@ -25,7 +25,7 @@ class Block(Layer):
 
     def __init__(self, n_embd: int, n_head: int, *, n_hidden: int | None = None, head_size: int | None = None,
                  activation: str = "gelu_tanh", bias: bool = True, eps: float = 1e-5, scale: float | None = None,
-                 window: int | None = None, dropout_attn: float = 0.0, dropout_resid: float = 0.0, tile: int = 64,
+                 window: int | None = None, dropout_attn: float = 0.0, dropout_resid: float = 0.0, tile: int = TILE,
                  std: float = 0.02, out_std: float | None = None, rng=None, dtype=np.float64):
         rng = np.random.default_rng(rng)
         weights = dict(bias=bias, std=std, out_std=out_std, rng=rng, dtype=dtype)

@@ -41,5 +41,8 @@ class Dropout(Layer):
     def _apply(self, x, kept):
         return x * kept * (1 / (1 - self.p))
 
+    def _note(self):
+        return f"p {self.p}" if self.p else None
+
     def hints(self, x):
         return {"1 - p": 1 - self.p}

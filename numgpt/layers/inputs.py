@@ -77,6 +77,13 @@ def positive(n, name: str) -> int:
     return whole
 
 
+def float_type(dtype) -> np.dtype:
+    dtype = np.dtype(dtype)
+    if dtype.kind not in "fc":
+        raise TypeError(f"parameters are real or complex floating-point numbers; {dtype} would cut them to zero")
+    return dtype
+
+
 def probability(p: float, name: str) -> float:
     if not 0 <= p < 1:
         raise ValueError(f"{name} must be at least 0 and below 1; got {p}")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from numgpt.layers.blocks import blocks
-from numgpt.layers.inputs import positive
+from numgpt.layers.inputs import float_type, positive
 
 
 class Param:
@@ -66,12 +66,16 @@ class Layer:
 
     def astype(self, dtype) -> "Layer":
         """A twin with parameters of another dtype, complex too; what was shared stays shared."""
-        _float_type(dtype)
+        float_type(dtype)
         return copy.deepcopy(self, {id(param): Param(param.value.astype(dtype)) for param in self.params()})
 
     def _parts(self) -> dict[str, object]:
         """What is looked through for parameters: the attributes."""
         return vars(self)
+
+    def _note(self) -> str | None:
+        """What its line in a tree says before its parameters; None: without any, no line is needed."""
+        return ""
 
     def hints(self, *inputs) -> dict[str, float]:
         """Numbers that a mistake may leave as a factor, by name; a gradient check speaks of them."""
@@ -92,7 +96,7 @@ def _walk(item, path: str = "", above: tuple = ()) -> Iterator[tuple[str, Param]
 
 def normal(rng, shape: tuple[int, ...], std: float, dtype) -> Param:
     """A parameter drawn from normal(0, std), row after row; the draws are float64, so that every dtype starts alike."""
-    value = np.zeros(_sizes(shape), _float_type(dtype))
+    value = np.zeros(_sizes(shape), float_type(dtype))
     if std:
         rng = np.random.default_rng(rng)
         for part in blocks(len(value), math.prod(shape[1:])):
@@ -101,14 +105,8 @@ def normal(rng, shape: tuple[int, ...], std: float, dtype) -> Param:
 
 
 def constant(value: float, shape: tuple[int, ...], dtype) -> Param:
-    return Param(np.full(_sizes(shape), value, _float_type(dtype)))
+    return Param(np.full(_sizes(shape), value, float_type(dtype)))
 
 
 def _sizes(shape):
     return tuple(positive(n, "a layer's size") for n in shape)
-
-
-def _float_type(dtype):
-    if np.dtype(dtype).kind not in "fc":
-        raise TypeError(f"parameters are real or complex floating-point numbers; {np.dtype(dtype)} would cut them to zero")
-    return dtype

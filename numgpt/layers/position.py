@@ -1,8 +1,10 @@
 """Where a token stands: a learned row for each position, or fixed waves."""
 
+import functools
+
 import numpy as np
 
-from numgpt.layers.inputs import channels, gradient, sequence_length
+from numgpt.layers.inputs import channels, gradient, positive, sequence_length
 from numgpt.layers.param import Layer, normal
 
 
@@ -38,24 +40,38 @@ class LearnedPositions(Layer):
 class SinusoidalPositions(Layer):
     """Add fixed waves, sine on even channels and cosine on odd, each pair slower than the one before.
 
-    x (B, T, C) -> y (B, T, C);  waves (n_ctx, C), not trained
+    x (B, T, C) -> y (B, T, C);  nothing is trained
 
-    Forward   y = x + waves[:x.shape[-2]]
+    Forward   T, C = x.shape[-2:]
+              channel = arange(C)
+              angle = arange(T)[:, None] / 10000 ** (channel // 2 * 2 / C)
+              waves = where(channel % 2 == 0, sin(angle), cos(angle))
+              y = x + waves
     Backward  dx = dy
     Saved     the shape of x
     """
 
     def __init__(self, n_ctx: int, n_embd: int):
-        pair = np.arange(n_embd) // 2 * 2
-        angle = np.arange(n_ctx)[:, None] / 10000.0 ** (pair / n_embd)  # (n_ctx, C)
-        self.waves = np.where(np.arange(n_embd) % 2 == 0, np.sin(angle), np.cos(angle))
+        self.n_ctx, self.n_embd = positive(n_ctx, "n_ctx"), positive(n_embd, "n_embd")
 
     def forward(self, x):
-        n_ctx, n_embd = self.waves.shape
-        x = channels(x, n_embd, "SinusoidalPositions")
-        T = sequence_length(x, n_ctx)
-        return x + self.waves[:T].astype(x.real.dtype), x.shape
+        x = channels(x, self.n_embd, "SinusoidalPositions")
+        T = sequence_length(x, self.n_ctx)
+        return x + waves(T, self.n_embd).astype(x.real.dtype), x.shape
 
     def backward(self, dy, saved):
         return gradient(dy, saved, "SinusoidalPositions")
+
+    def _note(self):
+        return f"{self.n_embd} waves"
+
+
+@functools.lru_cache(maxsize=8)
+def waves(T: int, C: int) -> np.ndarray:
+    """The rows of the first T positions. Made once for each length, and no longer than a sequence."""
+    channel = np.arange(C)
+    angle = np.arange(T)[:, None] / 10000.0 ** (channel // 2 * 2 / C)  # (T, C)
+    rows = np.where(channel % 2 == 0, np.sin(angle), np.cos(angle))
+    rows.flags.writeable = False
+    return rows
 

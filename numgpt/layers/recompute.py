@@ -33,5 +33,8 @@ class Recompute(Layer):
         """Those of the layer, so that its parameters keep their names."""
         return self.layer._parts()
 
+    def _note(self):
+        return f"of {type(self.layer).__name__}"
+
     def hints(self, *inputs):
         return self.layer.hints(*inputs)

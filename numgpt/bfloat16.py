@@ -1,0 +1,30 @@
+"""bfloat16, the upper half of a float32: NumPy has no such numbers, files do."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class BFloat16:
+    """An array of bfloat16 as the uint16 of its bits."""
+
+    bits: np.ndarray
+
+    @classmethod
+    def of(cls, x) -> "BFloat16":
+        """x rounded to the nearest bfloat16, ties to even."""
+        x = np.ascontiguousarray(x, np.float32)
+        bits = x.view(np.uint32)
+        # Half of the last kept bit, or a hair less where that bit is even, carries into the upper half just when due.
+        rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
+        quiet = (bits >> 16) | 0x40  # a nan's bits must not carry into infinity's
+        return cls(np.where(np.isnan(x), quiet, rounded).astype(np.uint16).reshape(np.shape(x)))
+
+    def floats(self) -> np.ndarray:
+        """The same numbers as float32, which has them all."""
+        return (self.bits.astype(np.uint32) << 16).view(np.float32)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.bits.shape

@@ -1,0 +1,285 @@
+"""GPT: the one place where layers and config meet."""
+
+import copy
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from numgpt import safetensors
+from numgpt.config import GPTConfig
+from numgpt.files import FormatError
+from numgpt.layers import (BLOCKS, Dropout, Embedding, HeadLoss, Layer, LayerNorm, LearnedPositions, Param, Recompute,
+                           SinusoidalPositions)
+from numgpt.layers.inputs import float_type
+from numgpt.layers.tree import tree
+from numgpt.plan import shapes
+
+
+class Body(Layer):
+    """Token ids to what the model makes of them: all of a GPT but its head. Other heads and losses stand on it.
+
+    ids (B, T) integers -> x (B, T, C)
+
+    Forward   x = dropout(positions(embedding(ids)))
+              for block in blocks:
+                  x = block(x)
+              -- pre-norm lets the stream grow; this brings it back to size (post-norm has no such norm)
+              x = norm(x)
+    Backward  dx = norm.backward(dx)
+              for block in reversed(blocks):
+                  dx = block.backward(dx)
+              -- ids are integers: there is nothing to differentiate
+              embedding.backward(positions.backward(dropout.backward(dx)))
+    Saved     what each part saved, in order
+    """
+
+    def __init__(self, config: GPTConfig, *, rng=None, dtype=np.float32, recompute: bool = False):
+        c, rng = config, np.random.default_rng(rng)
+        weights = dict(rng=rng, dtype=dtype)
+        std_positions = c.std if c.std_positions is None else c.std_positions
+        std_residual = c.std / math.sqrt(2 * c.n_layer) if c.std_residual is None else c.std_residual
+        self.embedding = Embedding(c.n_vocab, c.n_embd, std=c.std, **weights)
+        self.positions = (LearnedPositions(c.n_ctx, c.n_embd, std=std_positions, **weights)
+                          if c.positions == "learned" else SinusoidalPositions(c.n_ctx, c.n_embd))
+        self.dropout = Dropout(c.dropout_embd)
+        self.blocks = []
+        for i in range(c.n_layer):
+            block = BLOCKS[c.norm](
+                c.n_embd, c.n_head, n_hidden=c.n_hidden, head_size=c.head_size, activation=c.activation, bias=c.bias,
+                eps=c.norm_eps, scale=c.scale(i), window=c.window_of(i), dropout_attn=c.dropout_attn,
+                dropout_resid=c.dropout_resid, std=c.std, out_std=std_residual, **weights)
+            self.blocks.append(Recompute(block) if recompute else block)
+        self.norm = LayerNorm(c.n_embd, bias=c.bias, eps=c.norm_eps, dtype=dtype) if c.norm == "pre" else None
+
+    def forward(self, ids, *, rng: np.random.Generator | None = None):
+        x, saved_embedding = self.embedding.forward(_sequences(ids))
+        x, saved_positions = self.positions.forward(x)
+        x, kept = self.dropout.forward(x, rng=rng)
+        saved_blocks = []
+        for block in self.blocks:
+            x, saved = block.forward(x, rng=rng)
+            saved_blocks.append(saved)
+        x, saved_norm = (x, None) if self.norm is None else self.norm.forward(x)
+        return x, (saved_embedding, saved_positions, kept, saved_blocks, saved_norm)
+
+    def __call__(self, ids, *, rng: np.random.Generator | None = None):
+        """The same with nothing kept, so that it needs the memory of one block."""
+        x = self.dropout(self.positions(self.embedding(_sequences(ids))), rng=rng)
+        for block in self.blocks:
+            x = block(x, rng=rng)
+        return x if self.norm is None else self.norm(x)
+
+    def backward(self, dx, saved):
+        saved_embedding, saved_positions, kept, saved_blocks, saved_norm = saved
+        if self.norm is not None:
+            dx = self.norm.backward(dx, saved_norm)
+        for block, saved_block in zip(reversed(self.blocks), reversed(saved_blocks)):
+            dx = block.backward(dx, saved_block)
+        dx = self.dropout.backward(dx, kept)
+        dx = self.positions.backward(dx, saved_positions)
+        return self.embedding.backward(dx, saved_embedding)
+
+
+def _sequences(ids) -> np.ndarray:
+    ids = np.asarray(ids)
+    if ids.ndim != 2:
+        raise ValueError(f"token ids must be (B, T), a batch of sequences; got an array of shape {ids.shape}"
+                         + (": ids[None] is a batch of one" if ids.ndim == 1 else ""))
+    return ids
+
+
+class GPT(Layer):
+    """A decoder of text: for each position, how likely each token is to come next.
+
+        model = GPT(GPTConfig.preset("gpt2", n_ctx=256), seed=0)
+        loss, saved = model.forward(ids, targets)     # mean over the targets that count; -100 does not
+        model.backward(saved)                         # adds to every Param's grad
+        loss = model(ids, targets)                    # the loss alone
+        logits = model.logits(ids)                    # (B, T, V)
+
+    All parameters are views of one array, model.values, and all gradients of another, model.grads, in the order of
+    named_params(). Weights are drawn in that order too, from one generator, default_rng(seed), in float64; biases
+    start at 0 and gains at 1. With recompute, the blocks keep their inputs alone for backward, and run twice.
+    """
+
+    def __init__(self, config: GPTConfig, *, seed=0, dtype=np.float32, recompute: bool = False):
+        if not isinstance(config, GPTConfig):
+            raise TypeError(f"GPT wants a GPTConfig, such as GPTConfig.preset('char'); got {type(config).__name__}")
+        rng = np.random.default_rng(seed)
+        self.config = config
+        self.body = Body(config, rng=rng, dtype=dtype, recompute=recompute)
+        self.head = HeadLoss(config.n_embd, config.n_vocab, bias=config.head_bias, std=config.std, rng=rng, dtype=dtype,
+                             tied=self.body.embedding.table if config.tied else None)
+        self._lay_out()
+
+    @classmethod
+    def blank(cls, config: GPTConfig, **options) -> "GPT":
+        """A model whose matrices and tables are zero, for a loader to fill; they take no memory until it does."""
+        model = cls(config.change(std=0.0, std_positions=0.0, std_residual=0.0), **options)
+        model.config = config
+        return model
+
+    def forward(self, ids, targets, *, rng: np.random.Generator | None = None, count: int | None = None):
+        x, saved_body = self.body.forward(ids, rng=rng)
+        loss, saved_head = self.head.forward(x, targets, count=count)
+        return loss, (saved_body, saved_head)
+
+    def backward(self, saved, dloss: float = 1.0) -> None:
+        saved_body, saved_head = saved
+        self.body.backward(self.head.backward(dloss, saved_head), saved_body)
+
+    def __call__(self, ids, targets, *, rng: np.random.Generator | None = None, count: int | None = None):
+        """The loss alone, nothing kept."""
+        return self.head(self.body(ids, rng=rng), targets, count=count)
+
+    def logits(self, ids) -> np.ndarray:
+        """ids (B, T) -> (B, T, V): at each position, the scores of every token to come next."""
+        return self.head.logits(self.body(ids))
+
+    @property
+    def n_params(self) -> int:
+        return self.values.size
+
+    def flops_per_token(self, n_tokens: int | None = None, *, training: bool = False) -> float:
+        """FLOPs of the matrix products for each token of a sequence of n_tokens (None: n_ctx)."""
+        return self.config.flops_per_token(n_tokens, training=training)
+
+    def save(self, path) -> None:
+        """Write the weights, under their names, and the config to a safetensors file, which GPT.load reads."""
+        tensors = {name: param.value for name, param in self.named_params()}
+        safetensors.write(path, tensors, {"format": "numgpt", "config": self.config.to_json()})
+
+    @classmethod
+    def load(cls, path, *, dtype=None, recompute: bool = False) -> "GPT":
+        """The model that save wrote; dtype None: as it was saved."""
+        with safetensors.File(path) as file:
+            config = config_in(file)
+
+            def find(name: str) -> Stored:
+                if name not in file:
+                    raise FormatError(f"{path} has no tensor {name!r}, which its config calls for")
+                return Stored(name, file.entries[name].shape, lambda: file[name])
+
+            model = cls.filled(config, find, str(path), dtype=dtype or common_dtype(file), recompute=recompute)
+            surplus = set(file) - {name for name, _ in model.named_params()}
+            if surplus:
+                raise FormatError(f"{path} has a tensor {min(surplus)!r}, for which its config has no place")
+            return model
+
+    @classmethod
+    def filled(cls, config: GPTConfig, find: Callable[[str], "Stored"], source: str, **options) -> "GPT":
+        """A model with the weights that find gives for each parameter's name, each copied once, to its place.
+
+        All shapes are held against the config before any memory is taken: a file may claim any size.
+        """
+        stored = {}
+        for name, shape in shapes(config):
+            stored[name] = find(name)
+            if stored[name].shape != shape:
+                raise FormatError(f"{source}: tensor {stored[name].name!r} has the shape {stored[name].shape}; "
+                                  f"the config calls for {shape}")
+        model = cls.blank(config, **options)
+        for name, param in model.named_params():
+            array = stored[name].fetch()
+            if array.dtype.kind == "c" and param.value.dtype.kind != "c":
+                raise TypeError(f"{source}: tensor {stored[name].name!r} is complex; {param.value.dtype} would lose half of it")
+            param.value[...] = array
+        return model
+
+    # -- one array of parameters
+
+    def _lay_out(self) -> None:
+        """Move all parameters into one array, one by one, and make their gradients views of another."""
+        params = self.params()
+        n, dtype = sum(p.size for p in params), params[0].value.dtype
+        self.values, self.grads = np.zeros(n, dtype), np.zeros(n, dtype)
+        for param, value, grad in zip(params, self._views(self.values), self._views(self.grads)):
+            if param.value.any():  # what is zero is there already, and untouched memory costs nothing
+                value[...] = param.value
+            param.value, param.grad = value, grad
+
+    def _views(self, flat: np.ndarray) -> Iterator[np.ndarray]:
+        """flat cut into the parameters' shapes."""
+        start = 0
+        for param in self.params():
+            yield flat[start:start + param.size].reshape(param.shape)
+            start += param.size
+
+    def _over(self, values: np.ndarray, grads: np.ndarray, memo: dict | None = None) -> "GPT":
+        """The same model with its own layers, over these arrays."""
+        memo = {} if memo is None else memo
+        memo |= {id(self.values): values, id(self.grads): grads}
+        for param, value, grad in zip(self.params(), self._views(values), self._views(grads)):
+            memo[id(param)] = Param(value, grad)
+        twin = object.__new__(type(self))
+        memo[id(self)] = twin
+        vars(twin).update(copy.deepcopy(vars(self), memo))
+        return twin
+
+    def astype(self, dtype) -> "GPT":
+        """A twin with parameters of another dtype, complex too."""
+        dtype = float_type(dtype)
+        return self._over(self.values.astype(dtype), np.zeros(self.values.shape, dtype))
+
+    def replica(self) -> "GPT":
+        """The same weights, not a copy of them, with gradients of its own: what a thread works on."""
+        return self._over(self.values, np.zeros(self.grads.shape, self.grads.dtype))
+
+    def zero_grad(self) -> None:
+        self.grads[...] = 0
+
+    def _parts(self):
+        """The body's parts and the others side by side: "blocks.0.norm1.gain", not "body.blocks.0.norm1.gain"."""
+        return {**self.body._parts(), "head": self.head}
+
+    def __repr__(self):
+        c = self.config
+        return tree(self, f"{self.n_params:,} parameters in {self.values.dtype}, {c.norm}-norm, context {c.n_ctx}")
+
+    def hints(self, ids, targets):
+        return self.head.hints(ids, targets)
+
+    def __copy__(self):
+        return self._over(self.values, self.grads)
+
+    def __deepcopy__(self, memo):
+        return self._over(self.values.copy(), self.grads.copy(), memo)
+
+    def __getstate__(self):
+        return {name: item for name, item in vars(self).items() if name not in ("values", "grads")}
+
+    def __setstate__(self, state):  # unpickled views would be arrays of their own
+        vars(self).update(state)
+        self._lay_out()
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor of a file: its name and shape there, and how to get it."""
+
+    name: str
+    shape: tuple[int, ...]
+    fetch: Callable[[], np.ndarray]
+
+
+def common_dtype(file: safetensors.File) -> np.dtype:
+    """The type of a model that holds all of a file's floating-point tensors; the 16-bit ones in float32, to compute with."""
+    types = {"BF16": np.dtype("f4"), "F16": np.dtype("f4")}
+    found = {types.get(entry.dtype, safetensors.DTYPES[entry.dtype]) for entry in file.entries.values()}
+    floating = [dtype for dtype in found if dtype.kind in "fc"]
+    if not floating:
+        raise FormatError(f"{file.path} has no floating-point tensors")
+    return np.result_type(*floating)
+
+
+def config_in(file: safetensors.File) -> GPTConfig:
+    """The config that GPT.save put into the metadata."""
+    if file.metadata.get("format") != "numgpt" or "config" not in file.metadata:
+        raise FormatError(f"{file.path} was not written by numgpt: it has weights, and no config to say what to do with them")
+    try:
+        return GPTConfig.from_dict(json.loads(file.metadata["config"]))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise FormatError(f"{file.path}: its config is not one: {error}") from None
