@@ -2,7 +2,8 @@
 
 from numgpt import gradcheck, layers
 from numgpt.config import GPTConfig
+from numgpt.formats import huggingface, llmc
 from numgpt.model import GPT
 
 __version__ = "0.1.0"
-__all__ = ["GPT", "GPTConfig", "gradcheck", "layers"]
+__all__ = ["GPT", "GPTConfig", "gradcheck", "huggingface", "layers", "llmc"]

@@ -3,8 +3,9 @@
 import copy
 import json
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -103,6 +104,10 @@ class GPT(Layer):
     All parameters are views of one array, model.values, and all gradients of another, model.grads, in the order of
     named_params(). Weights are drawn in that order too, from one generator, default_rng(seed), in float64; biases
     start at 0 and gains at 1. With recompute, the blocks keep their inputs alone for backward, and run twice.
+
+    Forward   loss = head(body(ids), targets)
+    Backward  body.backward(head.backward(dloss))
+    Saved     what the body and the head saved
     """
 
     def __init__(self, config: GPTConfig, *, seed=0, dtype=np.float32, recompute: bool = False):
@@ -154,39 +159,34 @@ class GPT(Layer):
 
     @classmethod
     def load(cls, path, *, dtype=None, recompute: bool = False) -> "GPT":
-        """The model that save wrote; dtype None: as it was saved."""
+        """The model that save wrote; dtype None: as it was saved, 16-bit numbers in float32."""
         with safetensors.File(path) as file:
-            config = config_in(file)
-
-            def find(name: str) -> Stored:
-                if name not in file:
-                    raise FormatError(f"{path} has no tensor {name!r}, which its config calls for")
-                return Stored(name, file.entries[name].shape, lambda: file[name])
-
-            model = cls.filled(config, find, str(path), dtype=dtype or common_dtype(file), recompute=recompute)
-            surplus = set(file) - {name for name, _ in model.named_params()}
-            if surplus:
-                raise FormatError(f"{path} has a tensor {min(surplus)!r}, for which its config has no place")
-            return model
+            return cls.filled(config_in(file), stored_in(file), str(path), dtype=dtype, recompute=recompute)
 
     @classmethod
-    def filled(cls, config: GPTConfig, find: Callable[[str], "Stored"], source: str, **options) -> "GPT":
-        """A model with the weights that find gives for each parameter's name, each copied once, to its place.
+    def filled(cls, config: GPTConfig, tensors: Mapping[str, "Stored"], source: str, *, dtype=None,
+               theirs: Callable[[str], str] = str, recompute: bool = False) -> "GPT":
+        """A model with the weights of a file, each copied once, to its place; theirs(name) is what the file calls ours.
 
         All shapes are held against the config before any memory is taken: a file may claim any size.
         """
-        stored = {}
+        chosen = {}
         for name, shape in shapes(config):
-            stored[name] = find(name)
-            if stored[name].shape != shape:
-                raise FormatError(f"{source}: tensor {stored[name].name!r} has the shape {stored[name].shape}; "
-                                  f"the config calls for {shape}")
-        model = cls.blank(config, **options)
+            stored = tensors.get(theirs(name))
+            if stored is None:
+                raise FormatError(f"{source} has no tensor {theirs(name)!r}, which its config calls for")
+            if stored.shape != shape:
+                raise FormatError(f"{source}: the config calls for {shape} as the shape of {stored.name!r}; it is {stored.shape}")
+            chosen[name] = stored
+        surplus = set(tensors) - {stored.name for stored in chosen.values()}
+        if surplus:
+            raise FormatError(f"{source} has a tensor {min(surplus)!r}, for which its config has no place")
+        own = common_dtype(chosen.values())
+        model = cls.blank(config, dtype=own if dtype is None else dtype, recompute=recompute)
+        if own.kind == "c" and model.values.dtype.kind != "c":
+            raise TypeError(f"{source} is complex; {model.values.dtype} would lose half of it")
         for name, param in model.named_params():
-            array = stored[name].fetch()
-            if array.dtype.kind == "c" and param.value.dtype.kind != "c":
-                raise TypeError(f"{source}: tensor {stored[name].name!r} is complex; {param.value.dtype} would lose half of it")
-            param.value[...] = array
+            param.value[...] = chosen[name].fetch()
         return model
 
     # -- one array of parameters
@@ -258,21 +258,30 @@ class GPT(Layer):
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor of a file: its name and shape there, and how to get it."""
+    """A tensor of a file: what is known before it is fetched, and how it is."""
 
     name: str
     shape: tuple[int, ...]
+    dtype: np.dtype
     fetch: Callable[[], np.ndarray]
 
+    def turned(self) -> "Stored":
+        """A matrix for y = W x as one for y = x W."""
+        return replace(self, shape=self.shape[::-1], fetch=lambda: self.fetch().T)
 
-def common_dtype(file: safetensors.File) -> np.dtype:
-    """The type of a model that holds all of a file's floating-point tensors; the 16-bit ones in float32, to compute with."""
-    types = {"BF16": np.dtype("f4"), "F16": np.dtype("f4")}
-    found = {types.get(entry.dtype, safetensors.DTYPES[entry.dtype]) for entry in file.entries.values()}
-    floating = [dtype for dtype in found if dtype.kind in "fc"]
-    if not floating:
-        raise FormatError(f"{file.path} has no floating-point tensors")
-    return np.result_type(*floating)
+
+def stored_in(file: safetensors.File) -> dict[str, Stored]:
+    dtypes = {**safetensors.DTYPES, "BF16": np.dtype("f4")}  # as which it is read
+    return {name: Stored(name, entry.shape, dtypes[entry.dtype], partial(file.__getitem__, name))
+            for name, entry in file.entries.items()}
+
+
+def common_dtype(tensors: Collection[Stored]) -> np.dtype:
+    """The type of a model that holds them all; 16-bit numbers go into float32, to compute with."""
+    for stored in tensors:
+        if stored.dtype.kind not in "fc":
+            raise FormatError(f"tensor {stored.name!r} has the type {stored.dtype}; weights are floating-point numbers")
+    return np.result_type(np.float32, *(stored.dtype for stored in tensors))
 
 
 def config_in(file: safetensors.File) -> GPTConfig:

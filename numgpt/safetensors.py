@@ -10,7 +10,6 @@ taken for it.
 
 import json
 import math
-import mmap
 import os
 import struct
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from numgpt.bfloat16 import BFloat16
-from numgpt.files import FormatError, replacing
+from numgpt.files import FormatError, mapped, replacing
 
 # The types in the order in which they lie in a file, widest first, so that every array is aligned.
 DTYPES = {code: np.dtype(name) for code, name in (
@@ -60,8 +59,7 @@ class File(Mapping):
 
     def __getitem__(self, name: str) -> np.ndarray:
         entry = self.entries[name]
-        dtype = DTYPES[entry.dtype]
-        array = self._map(entry, np.dtype("u1") if entry.dtype == "BOOL" else dtype)
+        array = mapped(self._file, entry.begin, entry.shape, "u1" if entry.dtype == "BOOL" else DTYPES[entry.dtype])
         if entry.dtype == "BF16":
             return BFloat16(array).floats()
         if entry.dtype == "BOOL":
@@ -69,14 +67,6 @@ class File(Mapping):
                 raise FormatError(f"{self.path}: tensor {name!r} is BOOL and holds a byte that is neither 0 nor 1")
             return array.view(bool)
         return array
-
-    def _map(self, entry: Entry, dtype: np.dtype) -> np.ndarray:
-        if entry.begin == entry.end:
-            return np.empty(entry.shape, dtype)
-        # A mapping of its own for each tensor, so that its pages go when it goes.
-        skip = entry.begin % mmap.ALLOCATIONGRANULARITY
-        mapped = mmap.mmap(self._file.fileno(), entry.end - entry.begin + skip, offset=entry.begin - skip, access=mmap.ACCESS_READ)
-        return np.frombuffer(mapped, dtype, offset=skip).reshape(entry.shape)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
