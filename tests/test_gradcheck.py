@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numgpt.gradcheck import Report, check
+from numgpt.layers import Layer, Param
 
 rng = np.random.default_rng(0)
 X = rng.standard_normal((3, 5))
@@ -772,3 +773,27 @@ def test_a_gradient_that_loses_digits_on_its_way_may_not_call_that_noise():
 def test_a_missing_gradient_in_float32_is_said_once():
     report = check(affine, X.astype(np.float32), W.astype(np.float32), backward=lambda *a: (affine_backward(*a)[0], None))
     assert [f.method for f in report.gradients if f.name == "w"] == ["complex"] and report.verdict == "wrong"
+
+
+class Twice(Layer):
+    """y = (x W) W: the gradient of W has two parts, which add up one after the other."""
+
+    def __init__(self, n, rng):
+        self.weight = Param(rng.standard_normal((n, n)))
+
+    def forward(self, x):
+        h = x @ self.weight.value
+        return h @ self.weight.value, (x, h)
+
+    def backward(self, dy, saved):
+        x, h = saved
+        self.weight.grad += h.T @ dy
+        dh = dy @ self.weight.value.T
+        self.weight.grad += x.T @ dh
+        return dh @ self.weight.value.T
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_parameter_used_twice_is_no_failure_though_its_parts_round_otherwise_in_the_sum(seed):
+    rng = np.random.default_rng(seed)
+    assert check(Twice(5, rng), rng.standard_normal((7, 5)))
