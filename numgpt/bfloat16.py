@@ -26,5 +26,19 @@ class BFloat16:
         return (self.bits.astype(np.uint32) << 16).view(np.float32)
 
     @property
+    def nbytes(self) -> int:
+        return self.bits.nbytes
+
+    @property
     def shape(self) -> tuple[int, ...]:
         return self.bits.shape
+
+
+def dtype_name(dtype) -> str:
+    """The name of a NumPy type, or "bfloat16"."""
+    return "bfloat16" if isinstance(dtype, str) and dtype == "bfloat16" else np.dtype(dtype).name
+
+
+def rounded(array: np.ndarray, name: str) -> np.ndarray | BFloat16:
+    """The array in the type of that name, as a file takes it."""
+    return BFloat16.of(array) if name == "bfloat16" else array.astype(name, order="C", copy=False)

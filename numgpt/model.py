@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 
 from numgpt import safetensors
+from numgpt.bfloat16 import dtype_name, rounded
 from numgpt.config import GPTConfig
 from numgpt.files import FormatError
 from numgpt.layers import (BLOCKS, Dropout, Embedding, HeadLoss, Layer, LayerNorm, LearnedPositions, Param, Recompute,
@@ -152,9 +153,13 @@ class GPT(Layer):
         """FLOPs of the matrix products for each token of a sequence of n_tokens (None: n_ctx)."""
         return self.config.flops_per_token(n_tokens, training=training)
 
-    def save(self, path) -> None:
-        """Write the weights, under their names, and the config to a safetensors file, which GPT.load reads."""
-        tensors = {name: param.value for name, param in self.named_params()}
+    def save(self, path, *, dtype=None) -> None:
+        """Write the weights, under their names, and the config to a safetensors file, which GPT.load reads.
+
+        dtype: "float32", "float16", "bfloat16", ...; None: the model's.
+        """
+        kind = dtype_name(self.values.dtype if dtype is None else dtype)
+        tensors = {name: rounded(param.value, kind) for name, param in self.named_params()}
         safetensors.write(path, tensors, {"format": "numgpt", "config": self.config.to_json()})
 
     @classmethod

@@ -4,9 +4,11 @@ import argparse
 import sys
 
 from numgpt import __version__
-from numgpt.cli import gradcheck
+from numgpt.cli import convert, gradcheck, plan
+from numgpt.files import FormatError
+from numgpt.verify.adapters import Missing
 
-COMMANDS = (gradcheck,)
+COMMANDS = (plan, convert, gradcheck)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,8 +20,17 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         return arguments.run(arguments)
-    except KeyboardInterrupt:
-        return 130
+    except (FormatError, Missing) as error:
+        return _failed(str(error))
     except BrokenPipeError:  # the reader, say `head`, has seen enough
         sys.stderr.close()
         return 0
+    except OSError as error:  # a file that is not there, or may not be written
+        return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except KeyboardInterrupt:
+        return 130
+
+
+def _failed(sentence: str) -> int:
+    print(f"numgpt: {sentence}", file=sys.stderr)
+    return 1

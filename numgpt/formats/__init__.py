@@ -1,0 +1,54 @@
+"""Weights of other programs, in and out, told apart by what is there."""
+
+from pathlib import Path
+
+from numgpt import safetensors
+from numgpt.config import GPTConfig
+from numgpt.files import FormatError
+from numgpt.formats import huggingface, llmc
+from numgpt.model import GPT, config_in
+
+TORCH = (b"PK\x03\x04", b"\x80\x02")  # a zip archive, and what PyTorch wrote before it used those
+
+
+def kind_of(path) -> str:
+    """What is there: "huggingface", "llmc", "numgpt" or "pytorch"."""
+    path = Path(path)
+    if path.is_dir():
+        if not (path / huggingface.CONFIG).exists():
+            raise FormatError(f"{path} is a folder without {huggingface.CONFIG}, and so none of Hugging Face's")
+        return "huggingface"
+    with open(path, "rb") as file:
+        start = file.read(9)
+    if start[:4] == llmc.MODEL.to_bytes(4, "little"):
+        return "llmc"
+    if start[:4] == llmc.STATE.to_bytes(4, "little"):
+        raise FormatError(f"{path} is a debug state of llm.c, which has gradients but no weights: see llmc.read_state")
+    if start.startswith(TORCH):
+        return "pytorch"
+    if path.suffix != ".safetensors" and start[8:] != b"{":
+        raise FormatError(f"{path} is nothing that numgpt reads: no safetensors, no weights of llm.c, no .pt of PyTorch")
+    if path.suffix == ".safetensors" and (path.parent / huggingface.CONFIG).exists():
+        with safetensors.File(path) as file:
+            if file.metadata.get("format") != "numgpt":
+                raise FormatError(f"{path} is part of Hugging Face's folder {path.parent}: name the folder")
+    return "numgpt"
+
+
+def load(path, *, dtype=None) -> GPT:
+    """The model at a path: numgpt's file, llm.c's, or Hugging Face's folder."""
+    kind = kind_of(path)
+    if kind == "pytorch":
+        raise FormatError(f"{path} is PyTorch's: turn it into numgpt's first, with numgpt convert {path} model.safetensors")
+    return {"huggingface": huggingface.load, "llmc": llmc.load, "numgpt": GPT.load}[kind](path, dtype=dtype)
+
+
+def config_of(path) -> GPTConfig:
+    """The config of the model at a path, without its weights."""
+    kind = kind_of(path)
+    if kind == "numgpt":
+        with safetensors.File(path) as file:
+            return config_in(file)
+    if kind == "pytorch":
+        raise FormatError(f"{path} is PyTorch's: turn it into numgpt's first, with numgpt convert {path} model.safetensors")
+    return {"huggingface": huggingface.config_of, "llmc": llmc.config_of}[kind](path)

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from numgpt import safetensors
-from numgpt.bfloat16 import BFloat16
+from numgpt.bfloat16 import dtype_name, rounded
+from numgpt.config import GPTConfig
 from numgpt.files import FormatError, read_json, replacing
 from numgpt.formats.huggingface_config import read_config, write_config
 from numgpt.model import GPT, Stored, stored_in
@@ -40,14 +41,17 @@ MASK = re.compile(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)")  # in old
 def load(folder, *, dtype=None) -> GPT:
     """The model in a folder; dtype None: as it is stored, 16-bit numbers in float32."""
     folder = Path(folder)
-    description = read_json(folder / CONFIG)
+    kind, config = read_config(read_json(folder / CONFIG), str(folder))
     with ExitStack() as files:
-        return build(description, _stored(folder, files), str(folder), dtype=dtype)
+        return build(config, kind, _stored(folder, files), str(folder), dtype=dtype)
 
 
-def build(description: Mapping, tensors: Mapping[str, Stored], source: str, *, dtype=None) -> GPT:
-    """The model of a config.json and tensors by their names."""
-    kind, config = read_config(description, source)
+def config_of(folder) -> GPTConfig:
+    return read_config(read_json(Path(folder) / CONFIG), str(folder))[1]
+
+
+def build(config: GPTConfig, kind: str, tensors: Mapping[str, Stored], source: str, *, dtype=None) -> GPT:
+    """The model of that config with tensors by their names."""
     tensors = {name: stored for name, stored in tensors.items() if not MASK.fullmatch(name)}
     prefix = "transformer." if any(name.startswith("transformer.") for name in tensors) else ""
     head = tensors.pop(HEAD, None)
@@ -66,7 +70,7 @@ def save(model: GPT, folder, *, dtype=None, shard_bytes: int | None = None) -> N
     """
     if shard_bytes is not None and shard_bytes < 1:
         raise ValueError(f"shard_bytes must be at least 1; got {shard_bytes}")
-    name = model.values.dtype.name if dtype is None else "bfloat16" if dtype == "bfloat16" else np.dtype(dtype).name
+    name = dtype_name(model.values.dtype if dtype is None else dtype)
     if name not in ("float64", "float32", "float16", "bfloat16"):
         raise TypeError(f"Hugging Face's models are real floating-point numbers; got {name}")
     description = write_config(model.config) | {"dtype": name}
@@ -74,8 +78,7 @@ def save(model: GPT, folder, *, dtype=None, shard_bytes: int | None = None) -> N
     tensors = {}
     for ours, param in model.named_params():
         value = param.value.T if ours == "head.weight" else param.value
-        tensors[their_name(ours, kind)] = (BFloat16.of(value) if name == "bfloat16" else
-                                           value.astype(name, order="C", copy=False))
+        tensors[their_name(ours, kind)] = rounded(value, name)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = _write_shards(tensors, folder, shard_bytes) if shard_bytes else [WEIGHTS]
@@ -132,7 +135,7 @@ def _stored(folder: Path, files: ExitStack) -> dict[str, Stored]:
 def _write_shards(tensors: Mapping, folder: Path, shard_bytes: int) -> list[str]:
     """Fill one file after the other; the names of all files written."""
     shards, room = [], 0
-    sizes = {name: (tensor.bits if isinstance(tensor, BFloat16) else tensor).nbytes for name, tensor in tensors.items()}
+    sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
     for name, size in sizes.items():
         if size > room or not shards:
             shards.append([])

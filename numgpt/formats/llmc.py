@@ -17,7 +17,7 @@ from functools import partial
 
 import numpy as np
 
-from numgpt.bfloat16 import BFloat16
+from numgpt.bfloat16 import BFloat16, dtype_name
 from numgpt.config import GPTConfig
 from numgpt.files import FormatError, mapped, replacing
 from numgpt.formats.limits import beyond_gpt2, refuse
@@ -43,20 +43,7 @@ ORDER = [("embedding.table", False), ("positions.table", False),
 def load(path, *, dtype=None) -> GPT:
     """The model of a file; dtype None: float32, in which bfloat16 is exact."""
     with open(path, "rb") as file:
-        header = _header(file, path, MODEL)
-        kind = VERSIONS.get(header[1])
-        if kind is None:
-            raise FormatError(f"{path} has version {header[1]} of llm.c's weights; numgpt reads "
-                              + " and ".join(f"{number} ({name})" for number, name in VERSIONS.items()))
-        n_ctx, n_vocab, n_layer, n_head, n_embd, n_padded = header[2:8]
-        try:
-            config = GPTConfig(n_vocab=n_vocab, n_ctx=n_ctx, n_layer=n_layer, n_head=n_head, n_embd=n_embd)
-        except ValueError as error:
-            raise FormatError(f"{path}: its header is not one: {error}") from None
-        if n_padded < n_vocab:
-            raise FormatError(f"{path}: its header pads a vocabulary of {n_vocab} to {n_padded}")
-        number = np.dtype("<u2" if kind == "bfloat16" else "<f4")
-        _hold_to_size(file, path, 4 * HEADER + number.itemsize * _numbers(config, n_padded))
+        config, number, n_padded = _read_model_header(file, path)
         tensors = {}
         for name, shape, turned, begin in _layout(config, n_padded, 4 * HEADER, number.itemsize):
             fetch = partial(_fetch, file, begin, shape, number)
@@ -65,13 +52,18 @@ def load(path, *, dtype=None) -> GPT:
         return GPT.filled(config, tensors, str(path), dtype=dtype)
 
 
+def config_of(path) -> GPTConfig:
+    with open(path, "rb") as file:
+        return _read_model_header(file, path)[0]
+
+
 def save(model: GPT, path, *, dtype="float32") -> None:
     """Write the weights in "float32" or "bfloat16". What llm.c cannot say is refused by name.
 
     Dropout and the spread of the first weights are settings of training, which its files do not hold.
     """
     versions = {name: number for number, name in VERSIONS.items()}
-    name = dtype if dtype == "bfloat16" else np.dtype(dtype).name
+    name = dtype_name(dtype)
     if name not in versions:
         raise TypeError(f"llm.c's weights are {' or '.join(versions)}; got {name}")
     c = model.config
@@ -156,8 +148,7 @@ def _write_arrays(file, config: GPTConfig, arrays: dict[str, np.ndarray], bfloat
     n_padded = _padded(config.n_vocab)
     for name, shape, turned, _ in _layout(config, n_padded, 0, 0):
         array = arrays[name].T if turned else arrays[name]
-        array = np.ascontiguousarray(array, "<f4")
-        file.write(BFloat16.of(array).bits.astype("<u2") if bfloat16 else array)
+        file.write(BFloat16.of(array).bits.astype("<u2") if bfloat16 else np.ascontiguousarray(array, "<f4"))
         if name == "embedding.table":
             file.write(bytes((2 if bfloat16 else 4) * (n_padded - config.n_vocab) * config.n_embd))
 
@@ -176,6 +167,23 @@ def _padded(n_vocab: int) -> int:
 
 
 # -- headers and limits
+
+
+def _read_model_header(file, path) -> tuple[GPTConfig, np.dtype, int]:
+    """The config, the type of the numbers (bfloat16 as the uint16 of its bits), and the vocabulary with its padding."""
+    _, version, n_ctx, n_vocab, n_layer, n_head, n_embd, n_padded = _header(file, path, MODEL)[:8]
+    if version not in VERSIONS:
+        raise FormatError(f"{path} has version {version} of llm.c's weights; numgpt reads "
+                          + " and ".join(f"{number} ({name})" for number, name in VERSIONS.items()))
+    try:
+        config = GPTConfig(n_vocab=n_vocab, n_ctx=n_ctx, n_layer=n_layer, n_head=n_head, n_embd=n_embd)
+    except ValueError as error:
+        raise FormatError(f"{path}: its header is not one: {error}") from None
+    if n_padded < n_vocab:
+        raise FormatError(f"{path}: its header pads a vocabulary of {n_vocab} to {n_padded}")
+    number = np.dtype("<u2" if VERSIONS[version] == "bfloat16" else "<f4")
+    _hold_to_size(file, path, 4 * HEADER + number.itemsize * _numbers(config, n_padded))
+    return config, number, n_padded
 
 
 def _header(file, path, magic: int) -> list[int]:

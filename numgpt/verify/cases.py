@@ -1,16 +1,19 @@
-"""Every layer as a case to be checked: at weights of order one, in sizes that are coprime or drawn.
+"""Every layer, and every preset's form made small, as a case to be checked: at weights of order one, in sizes that
+are coprime or drawn.
 
 A mistake hides where weights are small and sizes alike: a gradient transposed by accident still has
 the right shape if T = D, and still is small enough if weights are.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from numgpt import layers as L
+from numgpt.config import PRESETS, GPTConfig
 from numgpt.layers import ops
+from numgpt.model import GPT
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,19 @@ class Case:
 
 
 def names() -> list[str]:
+    """The layers."""
     return list(_BUILDERS)
+
+
+def models() -> list[str]:
+    """The whole models: nano as it is, and the others' forms in small."""
+    return [f"gpt-{name.removeprefix('gpt')}".replace("--", "-") for name in PRESETS]
 
 
 def make(name: str, seed: int = 0, sizes: Sizes = Sizes()) -> Case:
     """The case of that name, with weights and inputs drawn from the seed."""
-    case = _BUILDERS[name](np.random.default_rng(seed), sizes)
+    build = _BUILDERS[name] if name in _BUILDERS else _model(dict(zip(models(), PRESETS))[name])
+    case = build(np.random.default_rng(seed), sizes)
     case.name = name
     return case
 
@@ -83,6 +93,32 @@ class Scaled(L.Layer):
 
     def hints(self, *inputs):
         return self.layer.hints(*inputs)
+
+
+class Whole(L.Layer):
+    """A model as a layer from ids and targets to the loss, with backward's arguments in a layer's order."""
+
+    def __init__(self, model: GPT):
+        self.model = model
+
+    def forward(self, ids, targets, **options):
+        return self.model.forward(ids, targets, **options)
+
+    def backward(self, dloss, saved):
+        return self.model.backward(saved, dloss)
+
+    def hints(self, ids, targets):
+        return self.model.hints(ids, targets)
+
+    def _parts(self):
+        return self.model._parts()
+
+
+def small(preset: str) -> GPTConfig:
+    """The preset's form with two layers and coprime sizes: what it turns on stays on."""
+    c = GPTConfig.preset(preset)
+    return c.change(n_layer=2, n_head=3, n_embd=15, n_vocab=13, n_ctx=8, n_hidden=c.n_hidden and 17,
+                    head_size=c.head_size and 7, window=c.window and 3)
 
 
 def activations_of(rng, s: Sizes, *shape: int) -> np.ndarray:
@@ -148,6 +184,17 @@ def _embedding(rng, s: Sizes) -> Case:
 
 def _function(f: Callable, backward: Callable) -> Callable:
     return lambda rng, s: Case("", f, (activations_of(rng, s, s.B, s.T, s.V),), backward=backward)
+
+
+def _model(preset: str) -> Callable:
+    def build(rng, s: Sizes) -> Case:
+        config = GPTConfig.preset("nano") if preset == "nano" else small(preset)
+        model = order_one(GPT(config, dtype=s.dtype), rng)
+        s = replace(s, V=config.n_vocab, T=config.n_ctx - 1)
+        dropped = config.dropout_embd or config.dropout_attn or config.dropout_resid
+        options = {"rng": np.random.default_rng(int(rng.integers(1 << 30)))} if dropped else {}
+        return Case("", Whole(model), (ids_of(rng, s), targets_of(rng, s)), options)
+    return build
 
 
 _BUILDERS: dict[str, Callable] = {
