@@ -4,14 +4,19 @@ import copy
 import itertools
 import json
 import pickle
+import subprocess
+import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import numgpt
 from numgpt import GPT, GPTConfig, safetensors
+from numgpt.config import PRESETS
 from numgpt.files import FormatError
 from numgpt.gradcheck import check
 from numgpt.verify import cases
@@ -64,7 +69,8 @@ def test_derivatives_of_every_preset_made_small_by_complex_step(name):
 
 
 def test_the_small_forms_turn_on_what_their_presets_do():
-    for name in ("classic", "gpt1", "gpt2", "gpt3-13b"):
+    for name in PRESETS:
+        assert name == "nano" or cases.small(name) in cases.models().values()
         preset, small = GPTConfig.preset(name).to_dict(), cases.small(name).to_dict()
         for field in preset:
             assert (preset[field] == small[field] or field in ("n_layer", "n_vocab", "n_ctx", "n_head", "n_embd")
@@ -357,6 +363,26 @@ def test_a_file_that_does_not_fit_its_config_is_refused_before_memory_is_taken(t
 def test_sinusoidal_positions_take_no_memory_for_a_context_that_is_not_used():
     model = model_of(positions="sinusoidal", n_ctx=2 ** 31 - 1)
     assert model.logits(np.array([[1, 2, 3]])).shape == (1, 3, 13)
+
+
+PEAK = """
+import re, sys
+from numgpt import GPT
+peak = lambda: 1024 * int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
+before = peak()
+model = GPT.load(sys.argv[1])
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak memory of a process is read from /proc")
+def test_loading_takes_the_memory_of_the_weights_and_of_one_of_them_while_it_is_copied(tmp_path):
+    model = GPT(GPTConfig(n_vocab=6000, n_ctx=64, n_layer=3, n_head=4, n_embd=512))
+    model.save(tmp_path / "m")
+    ran = subprocess.run([sys.executable, "-c", PEAK, tmp_path / "m"], capture_output=True, text=True, check=True,
+                         cwd=Path(numgpt.__file__).parent.parent)
+    # 50 MB of weights, the largest 12 MB: the first to be copied, so that its pages are gone before the last is there.
+    assert 0.9 < int(ran.stdout) / model.values.nbytes < 1.3
 
 
 def test_a_file_without_our_config_is_refused(tmp_path):

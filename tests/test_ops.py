@@ -1,6 +1,7 @@
 """The functions that layers are made of."""
 
 import math
+import tracemalloc
 from fractions import Fraction
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numgpt.layers import SoftmaxCrossEntropy, ops
-from numgpt.layers.blocks import NUMBERS, blocks, elementwise, row_blocks
+from numgpt.layers.blocks import NUMBERS, add_product, blocks, elementwise, row_blocks
 
 EPS = np.finfo(np.float64).eps
 
@@ -127,3 +128,15 @@ def test_blockwise_formulas_equal_whole_ones_to_the_bit():
     for x_, total_ in row_blocks(x, total):
         total_[...] = 2 * x_
     assert np.array_equal(total, 2 * x)
+
+
+def test_a_product_is_added_slab_by_slab_and_never_exists_whole():
+    rng = np.random.default_rng(0)
+    total, a, b = rng.standard_normal((3001, 997)), rng.standard_normal((3001, 3)), rng.standard_normal((3, 997))
+    whole = total + a @ b  # 3 million numbers, three slabs
+    tracemalloc.start()
+    add_product(total, a, b)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.abs(total - whole).max() <= 4 * EPS * np.abs(whole).max()
+    assert peak < 0.4 * total.nbytes

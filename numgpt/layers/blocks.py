@@ -12,9 +12,9 @@ import numpy as np
 NUMBERS = 1 << 16
 
 
-def blocks(n_rows: int, n_cols: int = 1) -> Iterator[slice]:
-    """Slices of rows that hold about 64 K numbers each."""
-    step = max(1, NUMBERS // max(1, n_cols))
+def blocks(n_rows: int, n_cols: int = 1, *, numbers: int = NUMBERS) -> Iterator[slice]:
+    """Slices of rows that hold about so many numbers each."""
+    step = max(1, numbers // max(1, n_cols))
     for start in range(0, n_rows, step):
         yield slice(start, min(start + step, n_rows))
 
@@ -29,6 +29,12 @@ def elementwise(formula: Callable, *arrays: np.ndarray) -> np.ndarray:
     for part in blocks(len(y)):
         y[part] = formula(*(line[part] for line in lines))
     return y.reshape(shape)
+
+
+def add_product(total: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
+    """total += a @ b, a few rows after the other: the product need not exist whole, nor leave the cache to be added."""
+    for part in blocks(*total.shape, numbers=16 * NUMBERS):  # enough for the BLAS to run at its speed
+        total[part] += a[part] @ b
 
 
 def row_blocks(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:

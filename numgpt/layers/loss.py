@@ -4,6 +4,7 @@ import operator
 
 import numpy as np
 
+from numgpt.layers.blocks import add_product
 from numgpt.layers.inputs import IGNORE, channels, number, positive, target_ids
 from numgpt.layers.ops import flat, rows
 from numgpt.layers.param import Layer, Param, constant, normal
@@ -100,7 +101,7 @@ class HeadLoss(Layer):
             dlogits = surprise_backward(softmaxed, targets_)
             dlogits *= 1 / count
             dx[part] = dlogits @ matrix.T
-            dweight += dlogits.T @ x_ if self.tied else x_.T @ dlogits
+            add_product(dweight, *((dlogits.T, x_) if self.tied else (x_.T, dlogits)))
             if dbias is not None:
                 dbias += rows(dlogits)
         return nll.sum() / count, (dx.reshape(x.shape), dweight, dbias)

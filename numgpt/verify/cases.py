@@ -57,14 +57,16 @@ def names() -> list[str]:
     return list(_BUILDERS)
 
 
-def models() -> list[str]:
-    """The whole models: nano as it is, and the others' forms in small."""
-    return [f"gpt-{name.removeprefix('gpt')}".replace("--", "-") for name in PRESETS]
+def models() -> dict[str, GPTConfig]:
+    """The whole models: nano as it is, and the forms of the other presets in small, each once."""
+    forms = {name if name.startswith("gpt") else f"gpt-{name}": small(name) for name in PRESETS if name != "nano"}
+    first = {config: name for name, config in reversed(forms.items())}
+    return {"gpt-nano": GPTConfig.preset("nano"), **{name: config for name, config in forms.items() if first[config] == name}}
 
 
 def make(name: str, seed: int = 0, sizes: Sizes = Sizes()) -> Case:
     """The case of that name, with weights and inputs drawn from the seed."""
-    build = _BUILDERS[name] if name in _BUILDERS else _model(dict(zip(models(), PRESETS))[name])
+    build = _BUILDERS[name] if name in _BUILDERS else _model(models()[name])
     case = build(np.random.default_rng(seed), sizes)
     case.name = name
     return case
@@ -186,9 +188,8 @@ def _function(f: Callable, backward: Callable) -> Callable:
     return lambda rng, s: Case("", f, (activations_of(rng, s, s.B, s.T, s.V),), backward=backward)
 
 
-def _model(preset: str) -> Callable:
+def _model(config: GPTConfig) -> Callable:
     def build(rng, s: Sizes) -> Case:
-        config = GPTConfig.preset("nano") if preset == "nano" else small(preset)
         model = order_one(GPT(config, dtype=s.dtype), rng)
         s = replace(s, V=config.n_vocab, T=config.n_ctx - 1)
         dropped = config.dropout_embd or config.dropout_attn or config.dropout_resid
