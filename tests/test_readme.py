@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from numgpt.cli import main
 from numgpt.gradcheck import check
 
 README = Path(__file__).parent.parent / "README.md"
@@ -25,6 +26,14 @@ def test_the_first_screen():
     failures = []
     doctest.DocTestRunner(Checker(), verbose=False).run(test, out=failures.append)
     assert test.examples and not failures, "".join(failures)
+
+
+def test_the_commands_that_are_shown_with_their_output_print_it(capsys):
+    shown = re.findall(r"^```\n\$ numgpt ([^\n]*)\n(.*?)^```", README.read_text(), re.M | re.S)
+    assert shown
+    for arguments, output in shown:
+        assert main(arguments.split()) == 0
+        assert capsys.readouterr().out == output
 
 
 class Dense:
