@@ -187,7 +187,10 @@ class GPT(Layer):
         if surplus:
             raise FormatError(f"{source} has a tensor {min(surplus)!r}, for which its config has no place")
         own = common_dtype(chosen.values())
-        model = cls.blank(config, dtype=own if dtype is None else dtype, recompute=recompute)
+        try:
+            model = cls.blank(config, dtype=own if dtype is None else dtype, recompute=recompute)
+        except ValueError as error:  # an eps, say, that is 0 in this type
+            raise FormatError(f"{source}: {error}") from None
         if own.kind == "c" and model.values.dtype.kind != "c":
             raise TypeError(f"{source} is complex; {model.values.dtype} would lose half of it")
         for name, param in model.named_params():

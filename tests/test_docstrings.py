@@ -7,6 +7,7 @@ import textwrap
 import numpy as np
 import pytest
 
+from numgpt import GPT, GPTConfig
 from numgpt import layers as L
 from numgpt.layers import ops
 
@@ -143,6 +144,45 @@ def test_the_derivation_of_a_composite_layer(layer):
     if not isinstance(layer, L.FeedForward):
         for name, param in layer.named_params():
             assert near(param.grad, grads[name]), name
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_the_derivation_of_a_whole_model(norm):
+    model = drawn(GPT(GPTConfig(n_vocab=V, n_ctx=T, n_layer=3, n_head=H, n_embd=6, norm=norm), dtype=np.float64))
+    ids = rng().integers(0, V, (B, T))
+    loss, saved = model.forward(ids, TARGETS)
+    model.zero_grad()
+    model.backward(saved, 0.7)
+    grads = model.grads.copy()
+
+    body, head = names(model.body), Part(model.head)
+    parts = {name: Part(item) for name, item in vars(model.body).items() if isinstance(item, L.Layer)}
+    parts |= {"blocks": [Part(block) for block in model.body.blocks], "ids": ids}
+    if norm == "post":
+        parts["norm"] = Same()
+    scope = body | parts
+    exec(section(model.body, "Forward"), scope)
+    assert near(head(scope["x"], TARGETS), loss) and near(scope["x"], model.body(ids))
+    model.zero_grad()
+    scope["dx"] = head.backward(0.7)
+    exec(section(model.body, "Backward"), scope)
+    assert near(model.grads, grads)
+
+    scope = {"body": Part(model.body), "head": Part(model.head), "ids": ids, "targets": TARGETS, "dloss": 0.7}
+    exec(section(model, "Forward"), scope)
+    model.zero_grad()
+    exec(section(model, "Backward"), scope)
+    assert near(scope["loss"], loss) and near(model.grads, grads)
+
+
+class Same:
+    """The last norm of a model that has none."""
+
+    def __call__(self, x):
+        return x
+
+    def backward(self, dx):
+        return dx
 
 
 def test_the_derivation_of_the_head():

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import numgpt
-from numgpt import GPT, GPTConfig, safetensors
+from numgpt import GPT, GPTConfig, layers, safetensors
 from numgpt.config import PRESETS
 from numgpt.files import FormatError
 from numgpt.gradcheck import check
@@ -449,3 +449,10 @@ head            HeadLoss          weight is embedding.table (29, 12)"""
 def test_a_wrong_call_is_answered_with_a_sentence(call, sentence):
     with pytest.raises((ValueError, TypeError), match=sentence):
         call(model_of())
+
+
+def test_a_layer_by_itself_prints_its_own_line():
+    assert repr(layers.LayerNorm(3)) == "LayerNorm  gain (3,), bias (3,)"
+    assert repr(layers.Dropout(0.0)) == "Dropout" and repr(layers.Dropout(0.1)) == "Dropout  p 0.1"
+    assert repr(layers.FeedForward(2, bias=False)).splitlines()[1:] == [
+        "up          Linear    weight (2, 8)", "activation  GELUTanh", "down        Linear    weight (8, 2)"]

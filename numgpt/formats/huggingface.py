@@ -3,7 +3,8 @@
     model = huggingface.load("folder")
     huggingface.save(model, "folder")
 
-Their Conv1D weights are (in, out), as ours are; a head that is not tied is (out, in), and turned here.
+Their Conv1D weights are (in, out), as ours are; a head that is not tied is (out, in), and turned here. GPT-1's mask
+there is a score of -10000, and here -inf: they differ where a score that counts comes near -10000 itself.
 """
 
 import json

@@ -13,6 +13,7 @@ import numpy as np
 
 from numgpt.layers.blocks import blocks
 from numgpt.layers.inputs import float_type, positive
+from numgpt.layers.tree import tree
 
 
 class Param:
@@ -76,6 +77,9 @@ class Layer:
     def _note(self) -> str | None:
         """What its line in a tree says before its parameters; None: without any, no line is needed."""
         return ""
+
+    def __repr__(self):
+        return tree(self)
 
     def hints(self, *inputs) -> dict[str, float]:
         """Numbers that a mistake may leave as a factor, by name; a gradient check speaks of them."""

@@ -1,9 +1,10 @@
-"""A layer as a short tree: what it is made of, with the shapes of its parameters."""
+"""A layer as a short tree: what it is made of, with the shapes of its parameters.
 
-from numgpt.layers.param import Layer, Param
+A layer is known here by its _parts, and a parameter by its grad.
+"""
 
 
-def tree(layer: Layer, note: str = "") -> str:
+def tree(layer, note: str = "") -> str:
     """A line a layer: its name, its class, its parameters; like layers of a list share their lines."""
     (_, kind, parameters), *lines = _lines("", "", layer, {})
     widths = [max((len(line[i]) for line in lines), default=0) for i in (0, 1)]
@@ -11,20 +12,20 @@ def tree(layer: Layer, note: str = "") -> str:
                      + [f"{name:{widths[0]}}  {kind:{widths[1]}}  {text}".rstrip() for name, kind, text in lines])
 
 
-def _lines(name: str, path: str, layer: Layer, seen: dict[int, str]) -> list[tuple[str, str, str]]:
+def _lines(name: str, path: str, layer, seen: dict[int, str]) -> list[tuple[str, str, str]]:
     """(name, class, notes) of a layer and of those inside it; seen has the path at which a parameter was met first."""
     note = layer._note()
     notes, inside = [note] if note else [], []
     for key, item in layer._parts().items():
         here = f"{path}.{key}".lstrip(".")
-        if isinstance(item, Param):
+        if hasattr(item, "grad"):
             first = seen.setdefault(id(item), here)
             notes.append(f"{key} {item.shape}" if first == here else f"{key} is {first} {item.shape}")
-        elif isinstance(item, Layer):
+        elif hasattr(item, "_parts"):
             inside += _lines(key, here, item, seen)
         elif isinstance(item, list):
             inside += _folded(key, here, item, seen)
-    if note is None and not notes and not inside:
+    if name and note is None and not inside:
         return []
     return [(name, type(layer).__name__, ", ".join(notes)),
             *(("  " * bool(name) + below, kind, text) for below, kind, text in inside)]
@@ -34,7 +35,7 @@ def _folded(key: str, path: str, items: list, seen: dict[int, str]) -> list[tupl
     """The lines of a list's layers, those with the same lines together."""
     alike: dict[tuple, list[int]] = {}
     for i, item in enumerate(items):
-        if isinstance(item, Layer):
+        if hasattr(item, "_parts"):
             alike.setdefault(tuple(_lines(key, f"{path}.{i}", item, seen)), []).append(i)
     return [(f"{key} {_range(where)}" if line is lines[0] else line[0], *line[1:])
             for lines, where in alike.items() for line in lines]
