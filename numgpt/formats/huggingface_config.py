@@ -35,8 +35,8 @@ def read_config(description: Mapping, source: str) -> tuple[str, GPTConfig]:
     """Which of the two it is, and its config. A value that cannot be followed is refused by its name."""
     kind = description.get("model_type")
     if kind is None:  # the oldest files
-        kind = next((k for k, name in ARCHITECTURES.items() if name in (description.get("architectures") or ())), None)
-    if kind not in FIELDS:
+        kind = next((k for k, name in ARCHITECTURES.items() if description.get("architectures") == [name]), None)
+    if not isinstance(kind, str) or kind not in FIELDS:
         raise FormatError(f"{source}: model_type is {kind!r}; numgpt reads {' and '.join(map(repr, FIELDS))}")
     for field, allowed in MUST_BE.items():
         if description.get(field) not in allowed:

@@ -25,7 +25,7 @@ def _lines(name: str, path: str, layer, seen: dict[int, str]) -> list[tuple[str,
             inside += _lines(key, here, item, seen)
         elif isinstance(item, list):
             inside += _folded(key, here, item, seen)
-    if name and note is None and not inside:
+    if name and note is None and not notes and not inside:
         return []
     return [(name, type(layer).__name__, ", ".join(notes)),
             *(("  " * bool(name) + below, kind, text) for below, kind, text in inside)]
