@@ -1,82 +1,21 @@
 """Every layer beside torch and jax: outputs, input gradients and parameter gradients.
 
-The mathematics of a layer is written once more below, as a twin: a function in a framework's own operators, whose
-gradients the framework takes by itself. The operators are the only thing that differs between torch and jax. The
-frameworks are imported in functions, so that the other tests can be collected without them.
+The mathematics of a layer is written once more below, as a twin: a function in a framework's own operators
+(frameworks.py), whose gradients the framework takes by itself. The operators are the only thing that differs between
+torch and jax.
 """
 
-import math
 from copy import deepcopy
 from dataclasses import replace
-from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from frameworks import beyond, errors, jax_vjp, torch_vjp, waves
 
 from numgpt import layers as L
 from numgpt.verify import cases, mutants
 
 pytestmark = pytest.mark.verify
-
-
-# -- the operators of a framework
-
-
-def torch_operators():
-    import torch
-    from torch.nn import functional as F
-
-    def attend(q, k, v, seen, scale, kept):
-        seen = torch.from_numpy(seen)
-        if kept is None:
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale)
-        scores = (scale * (q @ k.mT)).masked_fill(~seen, -torch.inf)
-        return (scores.softmax(-1) * constant(kept, q)) @ v  # torch's own operator would draw its own mask
-
-    def constant(a, like):
-        return torch.from_numpy(a).to(like.dtype)
-
-    def cross_entropy(logits, targets):
-        logits, targets = logits.flatten(0, -2), torch.from_numpy(targets).flatten()
-        return F.cross_entropy(logits, targets, ignore_index=-100, reduction="sum")
-
-    return SimpleNamespace(
-        attend=attend, constant=constant, cross_entropy=cross_entropy,
-        linear=lambda x, w, b: F.linear(x, w.T, b),
-        embedding=lambda ids, table: F.embedding(torch.from_numpy(ids), table),
-        layer_norm=lambda x, gain, bias, eps: F.layer_norm(x, gain.shape, gain, bias, eps),
-        gelu=F.gelu, gelu_tanh=partial(F.gelu, approximate="tanh"), relu=F.relu, silu=F.silu, sigmoid=torch.sigmoid,
-        softmax=partial(torch.softmax, dim=-1), log_softmax=partial(torch.log_softmax, dim=-1),
-        logsumexp=partial(torch.logsumexp, dim=-1), erf=torch.erf, erfc=torch.erfc)
-
-
-def jax_operators():
-    import jax
-    import jax.numpy as jnp
-
-    def attend(q, k, v, seen, scale, kept):
-        p = jax.nn.softmax(jnp.where(seen, scale * (q @ k.mT), -jnp.inf))
-        return (p if kept is None else p * kept) @ v
-
-    def cross_entropy(logits, targets):
-        surprise = -jnp.take_along_axis(jax.nn.log_softmax(logits), np.maximum(targets, 0)[..., None], -1)[..., 0]
-        return jnp.where(targets == -100, 0, surprise).sum()
-
-    def layer_norm(x, gain, bias, eps):
-        # jax.nn.standardize takes the variance in one pass: at a mean of 100 that costs four digits.
-        y = gain * (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + eps)
-        return y if bias is None else y + bias
-
-    return SimpleNamespace(
-        attend=attend, cross_entropy=cross_entropy, layer_norm=layer_norm,
-        constant=lambda a, like: jnp.asarray(a, like.dtype),
-        linear=lambda x, w, b: x @ w if b is None else x @ w + b,
-        embedding=lambda ids, table: jnp.take(table, ids, axis=0),
-        gelu=partial(jax.nn.gelu, approximate=False), gelu_tanh=partial(jax.nn.gelu, approximate=True),
-        relu=jax.nn.relu, silu=jax.nn.silu, sigmoid=jax.nn.sigmoid,
-        softmax=jax.nn.softmax, log_softmax=jax.nn.log_softmax,
-        logsumexp=partial(jax.nn.logsumexp, axis=-1), erf=jax.lax.erf, erfc=jax.lax.erfc)
 
 
 # -- the twins: f holds the operators, p[param] is the framework's array of a Param, and p[None], no bias, is None
@@ -87,9 +26,7 @@ def twin(f, p, layer, *inputs, **options):
 
 
 def sinusoidal_positions(f, p, layer, x):
-    _, T, C = x.shape
-    waves = [[(math.sin, math.cos)[c % 2](t / 10000 ** ((c - c % 2) / C)) for c in range(C)] for t in range(T)]
-    return x + f.constant(np.array(waves), x)
+    return x + f.constant(waves(*x.shape[1:]), x)
 
 
 def dropout(f, p, layer, x, rng=None):
@@ -104,7 +41,7 @@ def attention(f, p, layer, q, k, v, rng=None):
     ahead = np.arange(S) - np.arange(S - T, S)[:, None]
     seen = (ahead <= 0) & (ahead > -layer.window)
     if rng is None or layer.dropout.p == 0:
-        return f.attend(q, k, v, seen, layer.scale, None)
+        return f.attend(q, k, v, seen, layer.scale)
     kept = np.zeros((B, H, T, S))
     for queries, keys, _ in layer._tiles(T, S):  # the layer's own mask: the same generator, drawn tile by tile
         tile = kept[:, :, queries, keys]
@@ -196,7 +133,7 @@ TWINS = {
     L.GELU: lambda f, p, layer, x: f.gelu(x),
     L.GELUTanh: lambda f, p, layer, x: f.gelu_tanh(x),
     L.ReLU: lambda f, p, layer, x: f.relu(x),
-    L.QuickGELU: lambda f, p, layer, x: x * f.sigmoid(1.702 * x),
+    L.QuickGELU: lambda f, p, layer, x: f.quick_gelu(x),
     L.SiLU: lambda f, p, layer, x: f.silu(x),
     L.Dropout: dropout,
     L.CausalAttention: attention,
@@ -280,12 +217,12 @@ def leaves(case):
     return inputs | {name: param.value for name, param in case.target.named_params()}
 
 
-def twin_of(case, f):
-    """The case as a function of its leaves, in f's framework."""
-    def function(values):
+def twin_of(case):
+    """The case as a function of a framework's operators and of its leaves."""
+    def function(f, values):
         p = {None: None, **{param: values[name] for name, param in case.target.named_params()}}
         inputs = [values.get(f"input {i}", a) for i, a in enumerate(case.inputs)]
-        return twin(f, p, case.target, *inputs, **deepcopy(case.options))  # a copy: a generator is used up
+        return twin(f, p, case.target, *inputs, **deepcopy(case.options)),  # a copy: a generator is used up
     return function
 
 
@@ -300,34 +237,13 @@ def with_numgpt(case, seed):
 
 
 def with_torch(case, dy, dtype):
-    import torch
-    values = {name: torch.tensor(a.astype(dtype), requires_grad=True) for name, a in leaves(case).items()}
-    y = twin_of(case, torch_operators())(values)
-    gradients = torch.autograd.grad(y, list(values.values()), torch.from_numpy(dy.astype(dtype)))
-    return {"output": y.detach().numpy(), **{name: g.numpy() for name, g in zip(values, gradients)}}
+    (y,), gradients = torch_vjp(twin_of(case), leaves(case), [dy], dtype)
+    return {"output": y, **gradients}
 
 
 def with_jax(case, dy):
-    import jax
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", True)  # without it, float64 silently becomes float32
-    try:
-        y, pull = jax.vjp(twin_of(case, jax_operators()), leaves(case))
-        return {"output": np.asarray(y), **{name: np.asarray(g) for name, g in pull(dy)[0].items()}}
-    finally:
-        jax.config.update("jax_enable_x64", before)
-
-
-def errors(found, truth):
-    """Each tensor's largest difference, as a part of its largest element. Element by element would judge the
-    digits of what is almost 0."""
-    assert {name: array.shape for name, array in found.items()} == {name: array.shape for name, array in truth.items()}
-    assert all(array.dtype == np.float64 for array in truth.values())
-    return {name: np.abs(found[name] - truth[name]).max() / np.abs(truth[name]).max() for name in truth}
-
-
-def beyond(tolerance, found):
-    return {name: error for name, error in found.items() if not error <= tolerance}  # not <=: nan is beyond too
+    (y,), gradients = jax_vjp(twin_of(case), leaves(case), [dy])
+    return {"output": y, **gradients}
 
 
 # -- the claims
