@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and the error for those that are not what they claim to be."""
 
+import errno
 import json
 import math
 import mmap
@@ -24,7 +25,9 @@ def replacing(path) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; a file's name is wanted")
+        raise IsADirectoryError(errno.EISDIR, "it is a folder; a file's name is wanted", str(path))
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder to write into", str(path.parent))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:

@@ -20,6 +20,7 @@ ALIASES = {"hidden_size": "n_embd", "max_position_embeddings": "n_positions",
 
 # Their names of activations; the first of each kind is the one that is written.
 ACTIVATIONS = {"gpt2": {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh",
+                        "gelu_accurate": "gelu_tanh", "gelu_python_tanh": "gelu_tanh",
                         "gelu": "gelu", "gelu_python": "gelu", "quick_gelu": "quick_gelu",
                         "relu": "relu", "silu": "silu", "swish": "silu"},
                "openai-gpt": {"gelu": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}}  # "gelu" is the tanh form
