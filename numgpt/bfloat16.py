@@ -34,9 +34,14 @@ class BFloat16:
         return self.bits.shape
 
 
-def dtype_name(dtype) -> str:
-    """The name of a NumPy type, or "bfloat16"."""
-    return "bfloat16" if isinstance(dtype, str) and dtype == "bfloat16" else np.dtype(dtype).name
+def file_type(own: np.dtype, wanted, choices: tuple[str, ...]) -> str:
+    """The name of the type in which a file shall hold a model of type own: wanted, or own where that is None."""
+    name = "bfloat16" if isinstance(wanted, str) and wanted == "bfloat16" else np.dtype(own if wanted is None else wanted).name
+    if name not in choices:
+        raise TypeError(f"this file holds numbers in {', '.join(choices)}; got {name}: choose one of them with dtype=")
+    if own.kind == "c" and not name.startswith("complex"):
+        raise TypeError(f"the model is complex; {name} would lose half of it")
+    return name
 
 
 def rounded(array: np.ndarray, name: str) -> np.ndarray | BFloat16:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 
+import numpy as np
+
 from numgpt.layers import ACTIVATIONS, BLOCKS
 from numgpt.plan import Plan, n_params
 
@@ -18,11 +20,12 @@ BAND = 256  # GPT-3's paper says "locally banded" and names no width
 class GPTConfig:
     """What a GPT computes, and how its weights start.
 
-    n_vocab, n_ctx       tokens in the vocabulary, and at most in a sequence
+    n_vocab              tokens in the vocabulary
+    n_ctx                tokens in the longest sequence
     n_layer, n_head      blocks, and heads in each
     n_embd               C, the width of the stream that runs past the blocks
-    n_hidden             F, the width inside the feed-forward layers; None: 4 C
-    head_size            D; None: C / H
+    n_hidden             F, the width inside the feed-forward layers; None: 4 C; hidden_dim is what it comes to
+    head_size            D; None: C / H; head_dim is what it comes to
     norm                 "pre": inside each branch and once more at the end; "post": on the stream, as in GPT-1
     norm_eps             what the norms add to the variance
     activation           "gelu_tanh", "gelu", "relu", "quick_gelu" or "silu"
@@ -35,7 +38,7 @@ class GPTConfig:
     dropout_resid        and in what each branch adds to the stream
     scale_attn           divide scores by sqrt(D)
     scale_attn_by_layer  divide scores by 1, 2, 3, ... too, layer by layer
-    window               every second layer, from the second on, sees only so many positions, its own included
+    window               layers 1, 3, 5, ..., counted from 0, see only so many positions, their own included; None: all
     std                  of matrices and tables at the start,
     std_positions        of the position table (None: std),
     std_residual         and of the two projections in each block that add to the stream (None: std / sqrt(2 L))
@@ -69,7 +72,7 @@ class GPTConfig:
         for field in fields(self):
             check = _CHECKS[field.name]
             value = getattr(self, field.name)
-            if value is not None or "None" not in str(field.type):
+            if value is not None or field.name not in _MAY_BE_NONE:
                 object.__setattr__(self, field.name, check(field.name, value))
         if self.head_size is None and self.n_embd % self.n_head:
             raise ValueError(f"n_embd {self.n_embd} does not split into n_head {self.n_head}: "
@@ -78,7 +81,7 @@ class GPTConfig:
     @classmethod
     def preset(cls, name: str, **changes) -> "GPTConfig":
         """The config of that name, with changes: preset("gpt2", n_ctx=256)."""
-        if name not in PRESETS:
+        if not isinstance(name, str) or name not in PRESETS:
             near = get_close_matches(str(name).lower(), PRESETS, n=1)
             raise ValueError(f"there is no preset {name!r}" + (f", but there is {near[0]!r}" if near else "")
                              + f": choose one of {', '.join(PRESETS)}")
@@ -86,7 +89,7 @@ class GPTConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping) -> "GPTConfig":
-        """The config of which to_dict gave the values. What has no default must be there; nothing else may be."""
+        """The config of which to_dict gave the values. What has no default must be there; unknown names are refused."""
         if not isinstance(values, Mapping):
             raise TypeError(f"a config is made from names and values; got {type(values).__name__}")
         known = {field.name for field in fields(cls)}
@@ -161,7 +164,7 @@ def _whole(name, value):
 
 def _number(name, value):
     try:
-        number = None if isinstance(value, (bool, str, bytes)) else float(value)
+        number = None if isinstance(value, (bool, np.bool_, str, bytes, bytearray)) else float(value)
     except (TypeError, OverflowError):
         number = None
     if number is None:
@@ -191,19 +194,20 @@ def _eps(name, value):
 
 
 def _switch(name, value):
-    if not isinstance(value, bool):
+    if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be True or False; got {value!r}")
-    return value
+    return bool(value)
 
 
 def _one_of(choices):
     def check(name, value):
-        if value not in tuple(choices):
+        if not isinstance(value, str) or value not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
         return value
     return check
 
 
+_MAY_BE_NONE = {"n_hidden", "head_size", "window", "std_positions", "std_residual"}
 _CHECKS = {
     **dict.fromkeys(("n_vocab", "n_ctx", "n_layer", "n_head", "n_embd", "n_hidden", "head_size", "window"), _whole),
     **dict.fromkeys(("dropout_embd", "dropout_attn", "dropout_resid"), _chance),

@@ -30,7 +30,11 @@ def replacing(path) -> Iterator[BinaryIO]:
         raise FileNotFoundError(errno.ENOENT, "there is no such folder to write into", str(path.parent))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        try:
+            file = open(temporary, "wb")
+        except OSError as error:  # whose name nobody asked for
+            raise type(error)(error.errno, error.strerror, str(path)) from None
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())

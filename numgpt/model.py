@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from numgpt import safetensors
-from numgpt.bfloat16 import dtype_name, rounded
+from numgpt.bfloat16 import file_type, rounded
 from numgpt.config import GPTConfig
 from numgpt.files import FormatError
 from numgpt.layers import (BLOCKS, Dropout, Embedding, HeadLoss, Layer, LayerNorm, LearnedPositions, Param, Recompute,
@@ -59,13 +59,13 @@ class Body(Layer):
     def forward(self, ids, *, rng: np.random.Generator | None = None):
         x, saved_embedding = self.embedding.forward(_sequences(ids))
         x, saved_positions = self.positions.forward(x)
-        x, kept = self.dropout.forward(x, rng=rng)
+        x, saved_dropout = self.dropout.forward(x, rng=rng)
         saved_blocks = []
         for block in self.blocks:
             x, saved = block.forward(x, rng=rng)
             saved_blocks.append(saved)
         x, saved_norm = (x, None) if self.norm is None else self.norm.forward(x)
-        return x, (saved_embedding, saved_positions, kept, saved_blocks, saved_norm)
+        return x, (saved_embedding, saved_positions, saved_dropout, saved_blocks, saved_norm)
 
     def __call__(self, ids, *, rng: np.random.Generator | None = None):
         """The same with nothing kept, so that it needs the memory of one block."""
@@ -75,12 +75,12 @@ class Body(Layer):
         return x if self.norm is None else self.norm(x)
 
     def backward(self, dx, saved):
-        saved_embedding, saved_positions, kept, saved_blocks, saved_norm = saved
+        saved_embedding, saved_positions, saved_dropout, saved_blocks, saved_norm = saved
         if self.norm is not None:
             dx = self.norm.backward(dx, saved_norm)
-        for block, saved_block in zip(reversed(self.blocks), reversed(saved_blocks)):
+        for block, saved_block in zip(reversed(self.blocks), reversed(saved_blocks), strict=True):
             dx = block.backward(dx, saved_block)
-        dx = self.dropout.backward(dx, kept)
+        dx = self.dropout.backward(dx, saved_dropout)
         dx = self.positions.backward(dx, saved_positions)
         return self.embedding.backward(dx, saved_embedding)
 
@@ -104,7 +104,11 @@ class GPT(Layer):
 
     All parameters are views of one array, model.values, and all gradients of another, model.grads, in the order of
     named_params(). Weights are drawn in that order too, from one generator, default_rng(seed), in float64; biases
-    start at 0 and gains at 1. With recompute, the blocks keep their inputs alone for backward, and run twice.
+    start at 0 and gains at 1. The dtype is float32, to train with; the layers by themselves default to float64, to
+    check with. With recompute, each block keeps its input alone and runs a second time in backward.
+
+    A batch may come in pieces: with count, the number of targets that count in all of it, their losses and gradients
+    add up to the whole's. With rng, a generator, dropout is at work; without, there is none.
 
     Forward   loss = head(body(ids), targets)
     Backward  body.backward(head.backward(dloss))
@@ -114,26 +118,33 @@ class GPT(Layer):
     def __init__(self, config: GPTConfig, *, seed=0, dtype=np.float32, recompute: bool = False):
         if not isinstance(config, GPTConfig):
             raise TypeError(f"GPT wants a GPTConfig, such as GPTConfig.preset('char'); got {type(config).__name__}")
-        rng = np.random.default_rng(seed)
+        try:
+            rng = np.random.default_rng(seed)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"seed must be a whole number from 0 on, or a generator; got {seed!r}") from None
         self.config = config
         self.body = Body(config, rng=rng, dtype=dtype, recompute=recompute)
         self.head = HeadLoss(config.n_embd, config.n_vocab, bias=config.head_bias, std=config.std, rng=rng, dtype=dtype,
                              tied=self.body.embedding.table if config.tied else None)
-        self._lay_out()
+        self.lay_out()
 
     @classmethod
     def blank(cls, config: GPTConfig, **options) -> "GPT":
         """A model whose matrices and tables are zero, for a loader to fill; they take no memory until it does."""
-        model = cls(config.change(std=0.0, std_positions=0.0, std_residual=0.0), **options)
+        model = cls(config.change(std=0.0, std_positions=0.0, std_residual=0.0), **options)  # a std of 0 draws nothing
         model.config = config
         return model
 
     def forward(self, ids, targets, *, rng: np.random.Generator | None = None, count: int | None = None):
+        """The mean loss over the targets that count, and what backward needs beside the parameters."""
         x, saved_body = self.body.forward(ids, rng=rng)
         loss, saved_head = self.head.forward(x, targets, count=count)
         return loss, (saved_body, saved_head)
 
     def backward(self, saved, dloss: float = 1.0) -> None:
+        """Add the gradients of dloss * loss to every Param's grad; saved is what forward returned beside the loss."""
+        if not (isinstance(saved, tuple) and len(saved) == 2 and isinstance(saved[0], tuple)):
+            raise TypeError("backward wants the second of what forward returned: loss, saved = model.forward(ids, targets)")
         saved_body, saved_head = saved
         self.body.backward(self.head.backward(dloss, saved_head), saved_body)
 
@@ -158,8 +169,10 @@ class GPT(Layer):
 
         dtype: "float32", "float16", "bfloat16", ...; None: the model's.
         """
-        kind = dtype_name(self.values.dtype if dtype is None else dtype)
+        kind = file_type(self.values.dtype, dtype, ("float64", "float32", "float16", "bfloat16", "complex64"))
         tensors = {name: rounded(param.value, kind) for name, param in self.named_params()}
+        if [(name, tensor.shape) for name, tensor in tensors.items()] != list(shapes(self.config)):
+            raise ValueError("the model's layers are no longer those of its config, so no file could say what it is")
         safetensors.write(path, tensors, {"format": "numgpt", "config": self.config.to_json()})
 
     @classmethod
@@ -171,7 +184,7 @@ class GPT(Layer):
     @classmethod
     def filled(cls, config: GPTConfig, tensors: Mapping[str, "Stored"], source: str, *, dtype=None,
                theirs: Callable[[str], str] = str, recompute: bool = False) -> "GPT":
-        """A model with the weights of a file, each copied once, to its place; theirs(name) is what the file calls ours.
+        """A model with the weights of a file, each copied once, to its place; theirs: from our name to the file's.
 
         All shapes are held against the config before any memory is taken: a file may claim any size.
         """
@@ -199,28 +212,53 @@ class GPT(Layer):
 
     # -- one array of parameters
 
-    def _lay_out(self) -> None:
-        """Move all parameters into one array, one by one, and make their gradients views of another."""
-        params = self.params()
+    @property
+    def values(self) -> np.ndarray:
+        """All parameters in one array, of which each Param's value is a view. What is assigned is copied into it."""
+        return self._values
+
+    @values.setter
+    def values(self, array) -> None:
+        if array is not self._values:  # as it is after model.values -= ...
+            self._values[...] = array
+
+    @property
+    def grads(self) -> np.ndarray:
+        """All gradients, in the same order."""
+        return self._grads
+
+    @grads.setter
+    def grads(self, array) -> None:
+        if array is not self._grads:
+            self._grads[...] = array
+
+    def lay_out(self) -> None:
+        """Move all parameters into one array, one by one, and make their gradients views of another.
+
+        Whoever exchanges layers, or a Param's arrays, calls it anew; gradients start at 0.
+        """
+        self._order = params = self.params()
         n, dtype = sum(p.size for p in params), params[0].value.dtype
-        self.values, self.grads = np.zeros(n, dtype), np.zeros(n, dtype)
-        for param, value, grad in zip(params, self._views(self.values), self._views(self.grads)):
+        self._values, self._grads = np.zeros(n, dtype), np.zeros(n, dtype)
+        for param, value, grad in zip(params, _views(params, self._values), _views(params, self._grads)):
             if param.value.any():  # what is zero is there already, and untouched memory costs nothing
                 value[...] = param.value
             param.value, param.grad = value, grad
 
-    def _views(self, flat: np.ndarray) -> Iterator[np.ndarray]:
-        """flat cut into the parameters' shapes."""
-        start = 0
-        for param in self.params():
-            yield flat[start:start + param.size].reshape(param.shape)
-            start += param.size
+    def _laid_out(self) -> list[Param]:
+        """The parameters, if all of them are where they were laid out."""
+        params = self.params()
+        if params != self._order or not all(p.value.base is self._values and p.grad.base is self._grads for p in params):
+            raise ValueError("layers or arrays of the model were exchanged: call model.lay_out() to bring its parameters "
+                             "together again")
+        return params
 
     def _over(self, values: np.ndarray, grads: np.ndarray, memo: dict | None = None) -> "GPT":
-        """The same model with its own layers, over these arrays."""
+        """A copy of the layers whose parameters are views of these arrays; memo is deepcopy's."""
         memo = {} if memo is None else memo
-        memo |= {id(self.values): values, id(self.grads): grads}
-        for param, value, grad in zip(self.params(), self._views(values), self._views(grads)):
+        params = self._laid_out()
+        memo |= {id(self._values): values, id(self._grads): grads}
+        for param, value, grad in zip(params, _views(params, values), _views(params, grads)):
             memo[id(param)] = Param(value, grad)
         twin = object.__new__(type(self))
         memo[id(self)] = twin
@@ -228,19 +266,20 @@ class GPT(Layer):
         return twin
 
     def astype(self, dtype) -> "GPT":
-        """A twin with parameters of another dtype, complex too."""
+        """A twin with parameters of another dtype, complex too, and gradients of 0. Nothing is shared."""
         dtype = float_type(dtype)
-        return self._over(self.values.astype(dtype), np.zeros(self.values.shape, dtype))
+        return self._over(self._values.astype(dtype), np.zeros(self._values.shape, dtype))
 
     def replica(self) -> "GPT":
         """The same weights, not a copy of them, with gradients of its own: what a thread works on."""
-        return self._over(self.values, np.zeros(self.grads.shape, self.grads.dtype))
+        return self._over(self._values, np.zeros(self._grads.shape, self._grads.dtype))
 
     def zero_grad(self) -> None:
-        self.grads[...] = 0
+        self._laid_out()
+        self._grads[...] = 0
 
     def _parts(self):
-        """The body's parts and the others side by side: "blocks.0.norm1.gain", not "body.blocks.0.norm1.gain"."""
+        """The body's parts and the head side by side: "blocks.0.norm1.gain", not "body.blocks.0.norm1.gain"."""
         return {**self.body._parts(), "head": self.head}
 
     def __repr__(self):
@@ -251,17 +290,26 @@ class GPT(Layer):
         return self.head.hints(ids, targets)
 
     def __copy__(self):
-        return self._over(self.values, self.grads)
+        """Layers of its own, over the same two arrays."""
+        return self._over(self._values, self._grads)
 
     def __deepcopy__(self, memo):
-        return self._over(self.values.copy(), self.grads.copy(), memo)
+        return self._over(self._values.copy(), self._grads.copy(), memo)
 
     def __getstate__(self):
-        return {name: item for name, item in vars(self).items() if name not in ("values", "grads")}
+        return {name: item for name, item in vars(self).items() if name not in ("_values", "_grads", "_order")}
 
     def __setstate__(self, state):  # unpickled views would be arrays of their own
         vars(self).update(state)
-        self._lay_out()
+        self.lay_out()
+
+
+def _views(params: list[Param], flat: np.ndarray) -> Iterator[np.ndarray]:
+    """flat cut into the parameters' shapes."""
+    start = 0
+    for param in params:
+        yield flat[start:start + param.size].reshape(param.shape)
+        start += param.size
 
 
 @dataclass(frozen=True)

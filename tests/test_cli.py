@@ -43,8 +43,8 @@ def test_a_beginning_names_all_that_begin_so_and_an_exact_name_only_itself(capsy
 
 
 @pytest.mark.parametrize("argv, says", [
-    (["gradcheck", "LayerNrm"], "there is no layer 'LayerNrm': layernorm"),
-    (["gradcheck", "nonsense"], "there is no layer 'nonsense' --list prints all"),
+    (["gradcheck", "LayerNrm"], "there is no layer or model 'LayerNrm': layernorm"),
+    (["gradcheck", "nonsense"], "there is no layer or model 'nonsense'; --list prints all"),
     (["gradcheck", "--seed", "-1"], "a seed is a whole number from 0 on; got -1"),
     (["gradcheck", "--method", "exact"], "invalid choice: 'exact'"),
     ([], "the following arguments are required: COMMAND"),

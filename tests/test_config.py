@@ -29,6 +29,8 @@ SIZES = dict(n_vocab=11, n_ctx=7, n_layer=2, n_head=3, n_embd=12)
     ({"norm_eps": 0}, "norm_eps must be above 0, or a constant row would be divided by 0; got 0"),
     ({"norm_eps": math.nan}, "norm_eps must be above 0"),
     ({"norm_eps": None}, "norm_eps must be a number; got None"),
+    ({"activation": np.array(["gelu"])}, "activation must be one of"),
+    ({"norm_eps": np.True_}, "norm_eps must be a number; got"),
     ({"tied": 1}, "tied must be True or False; got 1"),
     ({"dropout_attn": 1.0}, "dropout_attn must be at least 0 and below 1; got 1.0"),
     ({"dropout_embd": "0.1"}, "dropout_embd must be a number; got '0.1'"),
@@ -71,6 +73,8 @@ def test_what_follows_from_the_fields():
 
 
 def test_an_unknown_preset_names_a_near_one_and_all():
+    with pytest.raises(ValueError, match=r"there is no preset \['gpt2'\]"):
+        GPTConfig.preset(["gpt2"])
     with pytest.raises(ValueError, match="there is no preset 'gpt2-meduim', but there is 'gpt2-medium': choose one of nano"):
         GPTConfig.preset("gpt2-meduim")
 

@@ -12,7 +12,7 @@ x = np.zeros((2, 3, 5))
 @pytest.mark.parametrize("layer, inputs, error, says", [
     (L.Embedding(7, 5), ([[0, 7]],), ValueError, r"token id 7 at \[0, 1\] is outside the vocabulary: ids run from 0 to 6"),
     (L.Embedding(7, 5), ([[0], [-1]],), ValueError, r"token id -1 at \[1, 0\] is outside"),
-    (L.Embedding(7, 5), (np.array([[0.0, 1.0]]),), TypeError, r"must be integers; got float64: convert with ids.astype\(np.int64\)"),
+    (L.Embedding(7, 5), (np.array([[0.0, 1.0]]),), TypeError, r"must be integers; got float64: convert with .astype\(np.int64\)"),
     (L.Embedding(7, 5), (np.array([True]),), TypeError, "must be integers; got bool"),
     (L.LearnedPositions(4, 5), (np.zeros((1, 6, 5)),), ValueError, "6 tokens does not fit into a context of 4: cut it"),
     (L.LearnedPositions(4, 5), (np.zeros(5),), ValueError, r"positions want \(..., T, C\); got an array of shape \(5,\)"),
@@ -65,7 +65,7 @@ def test_what_cannot_be_built_is_refused_with_a_sentence(make, says):
     (lambda: L.Linear(4, 2).astype(int), "would cut them to zero"),
     (lambda: L.CausalAttention(scale=1.0, window=1.5), "must be a whole number; got 1.5"),
     (lambda: L.Dropout(0.5)(x, rng=0), r"rng must be a generator, such as np.random.default_rng\(0\), or None; got int"),
-    (lambda: L.SoftmaxCrossEntropy()(x, np.zeros((2, 3), int), count=6.5), "integer"),
+    (lambda: L.SoftmaxCrossEntropy()(x, np.zeros((2, 3), int), count=6.5), "count must be a whole number; got 6.5"),
 ])
 def test_what_is_of_the_wrong_kind_is_refused_with_a_sentence(make, says):
     with pytest.raises(TypeError, match=says):

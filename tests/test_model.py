@@ -257,6 +257,58 @@ def test_pickle_and_copies_of_a_layer_inside_do_not_part_the_arrays():
     assert model(ids, targets) == halved(ids, targets)
 
 
+@pytest.mark.parametrize("exchange", [
+    lambda m: setattr(m.body.blocks[0].ffn.down, "bias", None),
+    lambda m: m.body.blocks.pop(),
+    lambda m: m.body.blocks.reverse(),
+    lambda m: setattr(m.body.blocks[0].ffn, "up", layers.Linear(15, 60, rng=3)),
+    lambda m: setattr(m.body.embedding.table, "value", np.ones((13, 15))),
+    lambda m: setattr(m.body.norm.gain, "grad", np.zeros(15)),
+])
+def test_a_model_whose_layers_were_exchanged_wants_to_be_laid_out_again(exchange):
+    model = model_of()
+    ids, targets = batch(model)
+    exchange(model)
+    loss = model(ids, targets)
+    for use in (GPT.replica, GPT.zero_grad, copy.copy, copy.deepcopy, lambda m: m.astype(np.float64)):
+        with pytest.raises(ValueError, match=r"were exchanged: call model.lay_out\(\) to bring"):
+            use(model)
+    model.lay_out()
+    assert model(ids, targets) == model.replica()(ids, targets) == copy.deepcopy(model)(ids, targets) == loss
+    assert model.n_params == sum(param.size for param in model.params())
+
+
+def test_what_is_assigned_to_the_arrays_is_copied_into_them():
+    model = model_of()
+    ids, targets = batch(model)
+    values, grads = model.values, model.grads
+    gradients(model, ids, targets)
+    stepped = model.values - 0.1 * model.grads
+    model.values = stepped
+    model.grads = np.zeros_like(model.grads)
+    assert model.values is values is not stepped and model.grads is grads and not grads.any()
+    assert np.array_equal(model.body.embedding.table.value.reshape(-1), stepped[:13 * 15])
+    model.values -= 0.1 * model.grads
+    with pytest.raises(ValueError, match="broadcast"):
+        model.values = stepped[:-1]
+
+
+def test_a_model_that_left_its_config_is_not_saved(tmp_path):
+    model = model_of()
+    model.body.blocks.pop()
+    model.lay_out()
+    with pytest.raises(ValueError, match="layers are no longer those of its config"):
+        model.save(tmp_path / "m")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_is_checked_like_a_layer():
+    model = model_of()
+    assert check(model, *batch(model), mode="projection")
+    model.body.backward = lambda dx, saved: None
+    assert not check(model, *batch(model), mode="projection")
+
+
 def test_replicas_add_their_gradients_to_their_own_array():
     model = model_of()
     ids, targets = batch(model)
@@ -322,8 +374,10 @@ def test_a_model_is_saved_in_fewer_bits_when_asked_and_loads_into_float32(tmp_pa
         again = GPT.load(tmp_path / dtype)
         assert again.values.dtype == np.float32
         assert (np.abs(again.values - model.values) <= np.abs(model.values) * 2.0 ** -bits + 1e-7).all()  # half an ulp
-    with pytest.raises(TypeError, match="safetensors has no type for tensor 'embedding.table' of complex128"):
+    with pytest.raises(TypeError, match="this file holds numbers in float64, .*; got complex128: choose one of them with dtype="):
         model.astype(complex).save(tmp_path / "complex")
+    with pytest.raises(TypeError, match="got int8: choose one of them"):
+        model.save(tmp_path / "int8", dtype="int8")
     assert {path.name for path in tmp_path.iterdir()} == {"float16", "bfloat16"}
 
 
@@ -332,6 +386,9 @@ def test_a_complex_file_is_not_halved_in_silence(tmp_path):
     assert GPT.load(tmp_path / "m").values.dtype == np.complex64
     with pytest.raises(TypeError, match="is complex; float32 would lose half of it"):
         GPT.load(tmp_path / "m", dtype=np.float32)
+    for dtype in ("float32", "bfloat16"):
+        with pytest.raises(TypeError, match=f"the model is complex; {dtype} would lose half of it"):
+            GPT.load(tmp_path / "m").save(tmp_path / "half", dtype=dtype)
 
 
 @pytest.mark.parametrize("damage, sentence", [
@@ -442,6 +499,14 @@ head            HeadLoss          weight is embedding.table (29, 12)"""
     (lambda m: m.forward([[1, 2]], [[1]]), r"targets must have the shape \(1, 2\)"),
     (lambda m: m([[1, 2]], [[1, 13]]), "target 13"),
     (lambda m: m.backward(m.forward([[1]], [[1]])[1], [1.0]), "a loss is one number"),
+    (lambda m: m.backward(m.forward([[1]], [[1]])), "backward wants the second of what forward returned: loss, saved ="),
+    (lambda m: m.backward(0.5), "backward wants the second of what forward returned"),
+    (lambda m: model_of(n_layer=3).backward(m.forward([[1]], [[1]])[1]), "is longer than|is shorter than"),
+    (lambda m: m.forward([[1, 2]], [[1, 2]], count=2.5), "count must be a whole number; got 2.5"),
+    (lambda m: GPT(m.config, seed=-1), "seed must be a whole number from 0 on, or a generator; got -1"),
+    (lambda m: GPT(m.config, seed="a"), "seed must be a whole number from 0 on, or a generator; got 'a'"),
+    (lambda m: GPT(m.config, dtype=None), "such as np.float32; got None"),
+    (lambda m: m.astype("bfloat16"), "of a floating-point type that NumPy computes in, such as np.float32; got bfloat16"),
     (lambda m: m.astype(int), "parameters are real or complex floating-point numbers; int64"),
     (lambda m: GPT({"n_vocab": 3}), "GPT wants a GPTConfig, such as GPTConfig.preset"),
     (lambda m: GPT(m.config, dtype=int), "parameters are real or complex"),
@@ -454,5 +519,8 @@ def test_a_wrong_call_is_answered_with_a_sentence(call, sentence):
 def test_a_layer_by_itself_prints_its_own_line():
     assert repr(layers.LayerNorm(3)) == "LayerNorm  gain (3,), bias (3,)"
     assert repr(layers.Dropout(0.0)) == "Dropout" and repr(layers.Dropout(0.1)) == "Dropout  p 0.1"
+    ring = layers.LayerNorm(3)
+    ring.around = [ring]
+    assert repr(ring) == repr(layers.LayerNorm(3))
     assert repr(layers.FeedForward(2, bias=False)).splitlines()[1:] == [
         "up          Linear    weight (2, 8)", "activation  GELUTanh", "down        Linear    weight (8, 2)"]

@@ -7,10 +7,13 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from numgpt import GPT, GPTConfig
 from numgpt.config import PRESETS
-from numgpt.plan import human, shapes
+from numgpt.layers.attention import tiles
+from numgpt.plan import _scores, human, shapes
 from numgpt.verify import cases
 
 VARIATIONS = [{}, {"norm": "post"}, {"bias": False}, {"tied": False}, {"tied": False, "head_bias": True}, {"head_bias": True},
@@ -117,4 +120,14 @@ def test_a_wrong_batch_is_refused(options, sentence):
 def test_human_numbers_have_three_digits():
     assert [human(n, "B") for n in (0, 999, 1000, 999_499, 999_500, 123_456_789, 7e12)] == [
         "0 B", "999 B", "1 kB", "999 kB", "1 MB", "123 MB", "7 TB"]
-    assert math.isclose(float(human(2 ** 40, "B").split()[0]), 1.10)
+    assert [human(10.0 ** n, "B") for n in (18, 21, 24, 27)] == ["1 EB", "1 ZB", "1 YB", "1e+03 YB"]
+
+
+@given(st.integers(1, 700), st.none() | st.integers(1, 800))
+def test_scores_are_counted_as_attention_tiles_them(T, window):
+    counted = sum((q.stop - q.start) * (k.stop - k.start) for q, k in tiles(T, T, window or math.inf))
+    assert _scores(T, window) == counted
+
+
+def test_a_context_of_billions_is_planned_at_once():
+    assert GPTConfig.preset("gpt3-175b", n_ctx=2 ** 31 - 1).plan().saved > 1e19

@@ -1,6 +1,7 @@
 """The command line: `numgpt COMMAND`, one small file a command."""
 
 import argparse
+import io
 import sys
 
 from numgpt import __version__
@@ -18,6 +19,9 @@ def main(argv: list[str] | None = None) -> int:
     for command in COMMANDS:
         command.register(commands)
     arguments = parser.parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to fail
     try:
         return arguments.run(arguments)
     except (FormatError, Missing) as error:

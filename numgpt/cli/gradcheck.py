@@ -15,8 +15,8 @@ def register(commands) -> None:
     parser = commands.add_parser(
         "gradcheck", help="check the gradients of every layer and model, or of those named",
         description="Compare the backward pass of each layer, and of whole models in small, with derivatives measured from "
-                    "the forward pass, at weights of order one and sizes that are coprime. One line each; exit status 1 if "
-                    "a gradient is wrong.")
+                    "the forward pass, at weights of order one and sizes that are coprime. Models are the forms of the presets "
+                    "with two layers. One line each; exit status 1 if a gradient is wrong, or could not be told.")
     parser.add_argument("layers", nargs="*", metavar="LAYER", help="a layer or model, or the beginning of its name (default: all)")
     parser.add_argument("--float32", action="store_true", help="in single precision: checked in double, then compared with it")
     parser.add_argument("--method", choices=METHODS, default="auto", help="how derivatives are measured (default: auto)")
@@ -63,7 +63,7 @@ def _chosen(arguments) -> list[str]:
             name for name in names if name.startswith(wanted.lower())]
         if not found:
             near = get_close_matches(wanted.lower(), names)
-            arguments.error(f"there is no layer {wanted!r}" + (f": {' or '.join(near)}?" if near else "") + " --list prints all")
+            arguments.error(f"there is no layer or model {wanted!r}" + (f": {' or '.join(near)}?" if near else ";") + " --list prints all")
         chosen += found
     return list(dict.fromkeys(chosen))
 

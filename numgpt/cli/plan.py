@@ -28,6 +28,8 @@ def register(commands) -> None:
 
 def run(arguments) -> int:
     if arguments.model is None:
+        if arguments.changes or arguments.json or arguments.tokens or arguments.batch != 1:
+            arguments.error("of what? name a preset or a path")
         print(_table(), end="")
         return 0
     try:
@@ -44,7 +46,10 @@ def run(arguments) -> int:
 def _config(name: str) -> GPTConfig:
     if name not in PRESETS and Path(name).exists():
         return formats.config_of(name)
-    return GPTConfig.preset(name)
+    try:
+        return GPTConfig.preset(name)
+    except ValueError as error:
+        raise ValueError(f"{error}; and there is no file or folder of that name") from None
 
 
 def _change(text: str):
@@ -53,7 +58,7 @@ def _change(text: str):
         raise ValueError(f"--set wants FIELD=VALUE; got {text}")
     try:
         return name, json.loads({"none": "null"}.get(value.lower(), value.lower()))
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         return name, value
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from numgpt import safetensors
-from numgpt.bfloat16 import dtype_name, rounded
+from numgpt.bfloat16 import file_type, rounded
 from numgpt.config import GPTConfig
 from numgpt.files import FormatError, read_json, replacing
 from numgpt.formats.huggingface_config import read_config, write_config
@@ -71,9 +71,7 @@ def save(model: GPT, folder, *, dtype=None, shard_bytes: int | None = None) -> N
     """
     if shard_bytes is not None and shard_bytes < 1:
         raise ValueError(f"shard_bytes must be at least 1; got {shard_bytes}")
-    name = dtype_name(model.values.dtype if dtype is None else dtype)
-    if name not in ("float64", "float32", "float16", "bfloat16"):
-        raise TypeError(f"Hugging Face's models are real floating-point numbers; got {name}")
+    name = file_type(model.values.dtype, dtype, ("float64", "float32", "float16", "bfloat16"))
     description = write_config(model.config) | {"dtype": name}
     kind = description["model_type"]
     tensors = {}

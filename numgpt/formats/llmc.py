@@ -17,7 +17,7 @@ from functools import partial
 
 import numpy as np
 
-from numgpt.bfloat16 import BFloat16, dtype_name
+from numgpt.bfloat16 import BFloat16, file_type
 from numgpt.config import GPTConfig
 from numgpt.files import FormatError, mapped, replacing
 from numgpt.formats.limits import beyond_gpt2, refuse
@@ -63,9 +63,7 @@ def save(model: GPT, path, *, dtype="float32") -> None:
     Dropout and the spread of the first weights are settings of training, which its files do not hold.
     """
     versions = {name: number for number, name in VERSIONS.items()}
-    name = dtype_name(dtype)
-    if name not in versions:
-        raise TypeError(f"llm.c's weights are {' or '.join(versions)}; got {name}")
+    name = file_type(model.values.dtype, dtype, tuple(versions))
     c = model.config
     _refuse(c)
     with replacing(path) as file:

@@ -170,7 +170,11 @@ class _LayerSubject(Subject):
         """Forward and backward on other inputs, to see what a pass writes and what it only reads."""
         with np.errstate(all="ignore"):
             y, memory = self.forward({name: value * value.dtype.type(scale) for name, value in self.values.items()})
-            self.layer.backward(like_output(y, np.ones_like), *memory)
+            self.run_backward(like_output(y, np.ones_like), *memory)
+
+    def run_backward(self, dy, *saved):
+        """Some models take them the other way round, so that a loss's dy can have the default 1."""
+        return self.layer.backward(*saved, dy) if saved_first(self.layer.backward) else self.layer.backward(dy, *saved)
 
     def clear(self):
         for place in self.places.values():
@@ -195,7 +199,7 @@ class _LayerSubject(Subject):
         return {name: place.grad for name, place in self.places.items()}
 
     def backward(self, dy, memory):
-        result = self.layer.backward(dy, *memory)
+        result = self.run_backward(dy, *memory)
         if self.input_names or is_branch(result):
             grads = self._named_gradients(result)
         else:
@@ -205,7 +209,7 @@ class _LayerSubject(Subject):
 
 
 class ContractLayer(_LayerSubject):
-    """forward(x) -> (y, saved); backward(dy, saved) -> dx, adding to the gradients of parameters."""
+    """forward(x) -> (y, saved); backward(dy, saved) or (saved, dy) -> dx, adding to the gradients of parameters."""
 
     kind = "contract"
 
@@ -288,10 +292,17 @@ def _has_signature(f) -> bool:
         return False
 
 
+def saved_first(backward) -> bool:
+    names = list(inspect.signature(backward).parameters) if _has_signature(backward) else []
+    return len(names) > 1 and names[0] == "saved"
+
+
 def takes_saved(backward) -> bool:
-    """backward(dy, saved) rather than backward(dy): a second positional parameter without a default."""
+    """backward(dy, saved) rather than backward(dy): a second positional parameter without a default, or saved first."""
     if not _has_signature(backward):
         return False
+    if saved_first(backward):
+        return True
     positional = [p.name for p in inspect.signature(backward).parameters.values()
                   if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty]
     if len(positional) >= 2 and positional[1].startswith(("d_", "dy", "dc", "dh", "grad")):

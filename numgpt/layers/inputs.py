@@ -78,6 +78,8 @@ def positive(n, name: str) -> int:
 
 
 def float_type(dtype) -> np.dtype:
+    if dtype is None or isinstance(dtype, str) and dtype == "bfloat16":
+        raise TypeError(f"parameters are of a floating-point type that NumPy computes in, such as np.float32; got {dtype}")
     dtype = np.dtype(dtype)
     if dtype.kind not in "fc":
         raise TypeError(f"parameters are real or complex floating-point numbers; {dtype} would cut them to zero")
@@ -93,7 +95,7 @@ def probability(p: float, name: str) -> float:
 def _integers(ids, what: str) -> np.ndarray:
     ids = np.asarray(ids)
     if ids.dtype.kind not in "iu":
-        raise TypeError(f"{what} must be integers; got {ids.dtype}: convert with ids.astype(np.int64)")
+        raise TypeError(f"{what} must be integers; got {ids.dtype}: convert with .astype(np.int64)")
     return ids
 
 

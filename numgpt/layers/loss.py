@@ -142,7 +142,10 @@ def counted(targets, count: int | None) -> int:
     own = int((targets != IGNORE).sum())
     if count is None:
         return max(own, 1)
-    count = operator.index(count)
+    try:
+        count = operator.index(count)
+    except TypeError:
+        raise TypeError(f"count must be a whole number; got {count!r}") from None
     if count < own:
         raise ValueError(f"count is the number of targets that count in the whole batch, of which this is a "
                          f"piece with {own}; got {count}")

@@ -75,7 +75,7 @@ class Layer:
         return vars(self)
 
     def _note(self) -> str | None:
-        """What its line in a tree says before its parameters; None: without any, no line is needed."""
+        """What its line in a tree says before its parameters; None: it needs no line if it has nothing else to show."""
         return ""
 
     def __repr__(self):

@@ -97,25 +97,6 @@ class Scaled(L.Layer):
         return self.layer.hints(*inputs)
 
 
-class Whole(L.Layer):
-    """A model as a layer from ids and targets to the loss, with backward's arguments in a layer's order."""
-
-    def __init__(self, model: GPT):
-        self.model = model
-
-    def forward(self, ids, targets, **options):
-        return self.model.forward(ids, targets, **options)
-
-    def backward(self, dloss, saved):
-        return self.model.backward(saved, dloss)
-
-    def hints(self, ids, targets):
-        return self.model.hints(ids, targets)
-
-    def _parts(self):
-        return self.model._parts()
-
-
 def small(preset: str) -> GPTConfig:
     """The preset's form with two layers and coprime sizes: what it turns on stays on."""
     c = GPTConfig.preset(preset)
@@ -194,7 +175,7 @@ def _model(config: GPTConfig) -> Callable:
         s = replace(s, V=config.n_vocab, T=config.n_ctx - 1)
         dropped = config.dropout_embd or config.dropout_attn or config.dropout_resid
         options = {"rng": np.random.default_rng(int(rng.integers(1 << 30)))} if dropped else {}
-        return Case("", Whole(model), (ids_of(rng, s), targets_of(rng, s)), options)
+        return Case("", model, (ids_of(rng, s), targets_of(rng, s)), options)
     return build
 
 
