@@ -14,16 +14,16 @@ class BFloat16:
     @classmethod
     def of(cls, x) -> "BFloat16":
         """x rounded to the nearest bfloat16, ties to even."""
-        x = np.ascontiguousarray(x, np.float32)
+        x = np.asarray(x, np.float32, order="C")
         bits = x.view(np.uint32)
         # Half of the last kept bit, or a hair less where that bit is even, carries into the upper half just when due.
         rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
         quiet = (bits >> 16) | 0x40  # a nan's bits must not carry into infinity's
-        return cls(np.where(np.isnan(x), quiet, rounded).astype(np.uint16).reshape(np.shape(x)))
+        return cls(np.where(np.isnan(x), quiet, rounded).astype(np.uint16))
 
     def floats(self) -> np.ndarray:
         """The same numbers as float32, which has them all."""
-        return (self.bits.astype(np.uint32) << 16).view(np.float32)
+        return np.asarray(self.bits.astype(np.uint32) << 16).view(np.float32)
 
     @property
     def nbytes(self) -> int:
@@ -36,7 +36,10 @@ class BFloat16:
 
 def file_type(own: np.dtype, wanted, choices: tuple[str, ...]) -> str:
     """The name of the type in which a file shall hold a model of type own: wanted, or own where that is None."""
-    name = "bfloat16" if isinstance(wanted, str) and wanted == "bfloat16" else np.dtype(own if wanted is None else wanted).name
+    try:
+        name = "bfloat16" if isinstance(wanted, str) and wanted == "bfloat16" else np.dtype(own if wanted is None else wanted).name
+    except TypeError:
+        name = repr(wanted)
     if name not in choices:
         raise TypeError(f"this file holds numbers in {', '.join(choices)}; got {name}: choose one of them with dtype=")
     if own.kind == "c" and not name.startswith("complex"):
@@ -45,5 +48,10 @@ def file_type(own: np.dtype, wanted, choices: tuple[str, ...]) -> str:
 
 
 def rounded(array: np.ndarray, name: str) -> np.ndarray | BFloat16:
-    """The array in the type of that name, as a file takes it."""
-    return BFloat16.of(array) if name == "bfloat16" else array.astype(name, order="C", copy=False)
+    """The array in the type of that name, as a file takes it; numbers that are too large for it are refused."""
+    with np.errstate(over="ignore"):
+        result = BFloat16.of(array) if name == "bfloat16" else array.astype(name, order="C", copy=False)
+        numbers = result.floats() if name == "bfloat16" else result
+    if result is not array and np.isinf(numbers).any() and not np.isinf(array).any():
+        raise ValueError(f"numbers up to {np.abs(array[np.isfinite(array)]).max():.3g} do not fit into {name}: choose a wider type")
+    return result

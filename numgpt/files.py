@@ -5,12 +5,20 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Iterator
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
 
 
 class FormatError(ValueError):
@@ -21,33 +29,87 @@ class FormatError(ValueError):
 def replacing(path) -> Iterator[BinaryIO]:
     """A new file under another name, which takes the place of path when all of it is on the disk.
 
-    Whatever happens on the way, path is the old file or the new one, never half of it.
+    Whatever happens on the way, path is the old file or the new one, never half of it. A link stays a link, to a new
+    file; the permissions of a file that is replaced stay.
     """
-    path = Path(path)
-    if path.is_dir():
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, "it is a folder; a file's name is wanted", str(path))
-    if not path.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "there is no such folder to write into", str(path.parent))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder to write into", str(target.parent))
+    if target.exists() and not target.is_file():
+        raise FileExistsError(errno.EEXIST, "it is no file, but a pipe or device, and would not be one any more", str(path))
+    temporary = target.with_name(f".numgpt-{secrets.token_hex(6)}.tmp")
     try:
-        try:
-            file = open(temporary, "wb")
-        except OSError as error:  # whose name nobody asked for
-            raise type(error)(error.errno, error.strerror, str(path)) from None
-        with file:
+        with open(temporary, "xb") as file:
+            if target.exists():
+                os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
+        os.replace(temporary, target)
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
+            raise type(error)(error.errno, error.strerror, str(path)) from None  # the other name is nobody's concern
         raise
-    if os.name == "posix":  # the new name is an entry of the folder, which has to reach the disk as well
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    _settle(target.parent)
+
+
+def _settle(folder: Path) -> None:
+    """A new name is an entry of its folder, which has to reach the disk as well, where the system can say so."""
+    try:
+        entry = os.open(folder, os.O_RDONLY)
+    except OSError:  # a folder that may be written and not read, or a system that does not open folders
+        return
+    try:
+        os.fsync(entry)
+    finally:
+        os.close(entry)
+
+
+@contextmanager
+def replacing_files(folder, stale: Callable[[str], bool], last: str) -> Iterator[Path]:
+    """An empty folder whose files take their places in folder together; those for which stale(name) holds are removed.
+
+    last is the file without which the folder says nothing: it goes first and comes last, so that what is interrupted
+    is the old folder, the new one, or none, but never a mixture.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "it is a file; a folder's name is wanted", str(folder))
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    staging = folder / f".numgpt-{secrets.token_hex(6)}.tmp"
+    try:
+        staging.mkdir()
+        yield staging
+        with locked(folder):
+            (folder / last).unlink(missing_ok=True)
+            for path in folder.iterdir():
+                if stale(path.name):
+                    path.unlink()
+            for path in sorted(staging.iterdir(), key=lambda path: path.name == last):
+                os.replace(path, folder / path.name)
+            _settle(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        if made and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Wait until no other process holds the folder's lock; a process that dies lets go of it."""
+    if fcntl is None:
+        yield
+        return
+    entry = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(entry, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(entry)
 
 
 def mapped(file: BinaryIO, begin: int, shape: tuple[int, ...], dtype) -> np.ndarray:
@@ -59,7 +121,10 @@ def mapped(file: BinaryIO, begin: int, shape: tuple[int, ...], dtype) -> np.ndar
     if length == 0:
         return np.empty(shape, dtype)
     skip = begin % mmap.ALLOCATIONGRANULARITY
-    pages = mmap.mmap(file.fileno(), length + skip, offset=begin - skip, access=mmap.ACCESS_READ)
+    try:
+        pages = mmap.mmap(file.fileno(), length + skip, offset=begin - skip, access=mmap.ACCESS_READ)
+    except ValueError:
+        raise FormatError(f"{file.name} was cut short while it was read") from None
     return np.frombuffer(pages, dtype, offset=skip).reshape(shape)
 
 

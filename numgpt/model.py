@@ -4,7 +4,7 @@ import copy
 import json
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -193,8 +193,9 @@ class GPT(Layer):
             stored = tensors.get(theirs(name))
             if stored is None:
                 raise FormatError(f"{source} has no tensor {theirs(name)!r}, which its config calls for")
-            if stored.shape != shape:
-                raise FormatError(f"{source}: the config calls for {shape} as the shape of {stored.name!r}; it is {stored.shape}")
+            wanted = shape[::-1] if stored.turned else shape
+            if stored.shape != wanted:
+                raise FormatError(f"{source}: the config calls for {wanted} as the shape of {stored.name!r}; it is {stored.shape}")
             chosen[name] = stored
         surplus = set(tensors) - {stored.name for stored in chosen.values()}
         if surplus:
@@ -207,7 +208,8 @@ class GPT(Layer):
         if own.kind == "c" and model.values.dtype.kind != "c":
             raise TypeError(f"{source} is complex; {model.values.dtype} would lose half of it")
         for name, param in model.named_params():
-            param.value[...] = chosen[name].fetch()
+            array = chosen[name].fetch()
+            param.value[...] = array.T if chosen[name].turned else array
         return model
 
     # -- one array of parameters
@@ -314,16 +316,13 @@ def _views(params: list[Param], flat: np.ndarray) -> Iterator[np.ndarray]:
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor of a file: what is known before it is fetched, and how it is."""
+    """A tensor of a file: what is known before it is fetched, how it is, and whether it is a matrix for y = W x."""
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype
     fetch: Callable[[], np.ndarray]
-
-    def turned(self) -> "Stored":
-        """A matrix for y = W x as one for y = x W."""
-        return replace(self, shape=self.shape[::-1], fetch=lambda: self.fetch().T)
+    turned: bool = False
 
 
 def stored_in(file: safetensors.File) -> dict[str, Stored]:

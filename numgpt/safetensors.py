@@ -42,11 +42,13 @@ class Entry:
 class File(Mapping):
     """The tensors of a file by name. Only the header is read; a tensor is mapped into memory when it is asked for.
 
-    file["name"] is a read-only array, which lives on after the file is closed; BF16 comes as float32.
+    file["name"] is a read-only array, which lives on after the file is closed; BF16 comes as float32, in an array of its
+    own. As long as arrays are in use, the file must not be shortened: that is how memory maps are.
     """
 
     def __init__(self, path):
         self.path = path
+        self._whole = None
         self._file = open(path, "rb")
         try:
             self.metadata, self.entries = _read_header(self._file)
@@ -59,7 +61,7 @@ class File(Mapping):
 
     def __getitem__(self, name: str) -> np.ndarray:
         entry = self.entries[name]
-        array = mapped(self._file, entry.begin, entry.shape, "u1" if entry.dtype == "BOOL" else DTYPES[entry.dtype])
+        array = self._mapped(entry, np.dtype("u1") if entry.dtype == "BOOL" else DTYPES[entry.dtype])
         if entry.dtype == "BF16":
             return BFloat16(array).floats()
         if entry.dtype == "BOOL":
@@ -67,6 +69,15 @@ class File(Mapping):
                 raise FormatError(f"{self.path}: tensor {name!r} is BOOL and holds a byte that is neither 0 nor 1")
             return array.view(bool)
         return array
+
+    def _mapped(self, entry: Entry, dtype: np.dtype) -> np.ndarray:
+        if self._whole is None:
+            return mapped(self._file, entry.begin, entry.shape, dtype)
+        return self._whole[entry.begin:entry.end].view(dtype).reshape(entry.shape)
+
+    def map_whole(self) -> None:
+        """One map for all tensors from now on, since a system gives a process a thousand or so."""
+        self._whole = mapped(self._file, 0, (os.fstat(self._file.fileno()).st_size,), "u1")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
@@ -90,6 +101,7 @@ class File(Mapping):
 def read(path) -> dict[str, np.ndarray]:
     """All tensors of a file, read-only and mapped: what is not looked at costs nothing."""
     with File(path) as file:
+        file.map_whole()
         return dict(file)
 
 
@@ -220,7 +232,7 @@ def parse_json(data: bytes):
     try:
         return json.loads(text, object_pairs_hook=_object, parse_int=_whole, parse_float=_refused, parse_constant=_refused)
     except json.JSONDecodeError as error:
-        raise FormatError(f"the header is not JSON: {error.msg} at byte {error.pos}") from None
+        raise FormatError(f"the header is not JSON: {error.msg} at byte {len(text[:error.pos].encode())}") from None
     except RecursionError:
         raise FormatError("the header is nested too deeply") from None
 

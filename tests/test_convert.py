@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from numgpt import GPT, GPTConfig, formats, huggingface, llmc
+from numgpt import GPT, GPTConfig, formats, huggingface, llmc, safetensors
 from numgpt.cli import main
 from numgpt.files import FormatError
 from numgpt.formats import pytorch
@@ -77,7 +77,10 @@ def test_wrong_calls_are_answered_with_a_sentence(tmp_path, capsys):
     llmc.write_state(llmc.state_of(model, [[1, 2]], [[2, 3]]), tmp_path / "state", model.config)
     for argv, status, says in [
         (["convert", tmp_path / "none", tmp_path / "out"], 1, f"{tmp_path / 'none'}: No such file or directory"),
-        (["convert", tmp_path / "empty", tmp_path / "out"], 1, "is a folder without config.json"),
+        (["convert", "", tmp_path / "out"], 2, "the name of a path is empty"),
+        (["convert", tmp_path / "m.safetensors", tmp_path / "w.bin", "--dtype", "float64"], 1, "holds numbers in float32, bfloat16; got float64"),
+        (["convert", tmp_path / "m.safetensors", tmp_path / "out", "--n-head", "0"], 2, "--n-head and --activation are for .pt files"),
+        (["convert", tmp_path / "empty", tmp_path / "out"], 1, "empty is not one of Hugging Face's folders: it has no config.json"),
         (["convert", tmp_path / "text", tmp_path / "out"], 1, "text is nothing that numgpt reads: no safetensors, no weights of llm.c"),
         (["convert", tmp_path / "state", tmp_path / "out"], 1, "is a debug state of llm.c, which has gradients but no weights"),
         (["convert", tmp_path / "m.safetensors", tmp_path / "m.pt"], 2, "does not tell what it should become: say --to"),
@@ -98,6 +101,28 @@ def test_wrong_calls_are_answered_with_a_sentence(tmp_path, capsys):
             assert run(*argv) == status
         assert says in capsys.readouterr().err, argv
     assert not (tmp_path / "out").exists()
+
+
+def test_a_float64_model_becomes_llm_cs_float32_and_too_large_numbers_are_refused(tmp_path, capsys):
+    model = model_of().astype(np.float64)
+    model.save(tmp_path / "m.safetensors")
+    assert run("convert", tmp_path / "m.safetensors", tmp_path / "w.bin") == 0
+    assert np.array_equal(llmc.load(tmp_path / "w.bin").values, model.values.astype(np.float32))
+    model.values[7] = 1e39
+    model.save(tmp_path / "m.safetensors")
+    for target, options in (("w2.bin", []), ("f", ["--dtype", "float16"]), ("f", ["--dtype", "bfloat16"])):
+        assert run("convert", tmp_path / "m.safetensors", tmp_path / target, *options) == 1
+        assert "numbers up to 1e+39 do not fit into" in capsys.readouterr().err
+        assert not (tmp_path / target).exists()
+
+
+def test_our_file_is_ours_whatever_the_length_of_its_header_begins_with(tmp_path):
+    # A header of 0x80 0x02 ... bytes begins like an old pickle of PyTorch's.
+    filler = "x" * (0x10280 - len(json.dumps({"__metadata__": {"filler": ""}, "a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}},
+                                              separators=(",", ":"))))
+    safetensors.write(tmp_path / "ours", {"a": np.zeros(1, np.float32)}, {"filler": filler})
+    assert (tmp_path / "ours").read_bytes()[:2] == b"\x80\x02"
+    assert formats.kind_of(tmp_path / "ours") == "numgpt"
 
 
 def test_a_file_inside_a_hugging_face_folder_is_told_from_ours(tmp_path):
@@ -141,7 +166,7 @@ def nanogpt_of(model: GPT, prefix="") -> dict:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("prefix", ["", "_orig_mod."])
+@pytest.mark.parametrize("prefix", ["", "_orig_mod.", "module._orig_mod."])
 def test_nanogpts_checkpoint_is_read_with_or_without_biases_compiled_or_not(bias, prefix):
     model = model_of(bias=bias, activation="gelu")
     loaded = pytorch.build(nanogpt_of(model, prefix), "ckpt.pt")
@@ -162,7 +187,9 @@ def test_a_checkpoint_that_cannot_be_followed_is_refused():
     model = model_of()
     for checkpoint, says in [
         ({"weights": 1}, "is neither nanoGPT's checkpoint, which has 'model' and 'model_args', nor minGPT's"),
-        (their_tensors(model_of(tied=False)), "saves no config: say how many heads it has"),
+        (their_tensors(model_of(tied=False)), "holds weights without a config: say how many heads there are"),
+        (nanogpt_of(model) | {"model_args": None}, "'model_args' must hold sizes by name; it is NoneType"),
+        (nanogpt_of(model) | {"model": 3}, "'model' must hold tensors by name; it is int"),
         (nanogpt_of(model) | {"model_args": {"n_layer": 2}}, "model_args does not say vocab_size, block_size, n_head, n_embd"),
         (nanogpt_of(model) | {"model_args": nanogpt_of(model)["model_args"] | {"n_head": 4}}, "n_embd 15 does not split into n_head 4"),
         (nanogpt_of(model) | {"model": {"transformer.wte.weight": 3}}, "'transformer.wte.weight' is no array, but int"),
@@ -170,6 +197,22 @@ def test_a_checkpoint_that_cannot_be_followed_is_refused():
     ]:
         with pytest.raises(FormatError, match=says):
             pytorch.build(checkpoint, "x.pt")
+    alone = their_tensors(model_of(tied=False))
+    for tensors, n_head, says in [
+        (alone, 4, "n_embd 15 does not split into n_head 4"), (alone, 0, "n_head must be from 1"),
+        (alone | {"transformer.wte.weight": np.zeros(13)}, 3, "tables of tokens and positions must be matrices"),
+        (nanogpt_of(model)["model"], 3, "the head is tied as in nanoGPT, not as in minGPT: say the activation"),
+    ]:
+        with pytest.raises(FormatError, match=says):
+            pytorch.build(tensors, "x.pt", n_head=n_head)
+
+
+def test_weights_of_nanogpt_without_their_config_are_read_when_heads_and_activation_are_said():
+    model = model_of(bias=False)
+    tensors = {f"module.{name}": array for name, array in nanogpt_of(model)["model"].items()}
+    loaded = pytorch.build({"model": tensors}, "x.pt", n_head=3, activation="gelu")
+    assert np.array_equal(loaded.values, model.values)
+    assert (loaded.config.tied, loaded.config.bias, loaded.config.activation) == (True, False, "gelu")
 
 
 @pytest.mark.verify
@@ -200,7 +243,7 @@ def test_torchs_files_are_converted_and_nothing_in_them_is_run(tmp_path, capsys)
     capsys.readouterr()
     torch.save({"model": Evil(), "model_args": {}}, tmp_path / "evil.pt")
     assert run("convert", tmp_path / "evil.pt", tmp_path / "evil.safetensors") == 1
-    assert "torch cannot read" in capsys.readouterr().err and not (tmp_path / "was run").exists()
+    assert "it holds builtins.open, which is neither a tensor nor a plain value" in capsys.readouterr().err and not (tmp_path / "was run").exists()
 
 
 @pytest.mark.verify

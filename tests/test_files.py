@@ -1,12 +1,14 @@
 """Files are written whole or not at all; JSON is read strictly; arrays are mapped where they lie."""
 
+import errno
 import os
 import sys
+import threading
 
 import numpy as np
 import pytest
 
-from numgpt.files import FormatError, mapped, read_json, replacing
+from numgpt.files import FormatError, mapped, read_json, replacing, replacing_files
 
 # -- replacing
 
@@ -142,3 +144,78 @@ def test_a_mapping_ends_with_its_last_view(tmp_path):
     assert mappings() == 1 and view.sum() == 0
     del view
     assert mappings() == 0
+
+
+# -- links, permissions, other kinds of files, other writers
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links and permissions as POSIX has them")
+def test_a_link_stays_a_link_and_permissions_stay(tmp_path):
+    real, link = tmp_path / "real", tmp_path / "link"
+    real.write_bytes(b"old")
+    real.chmod(0o600)
+    link.symlink_to("real")
+    with replacing(link) as file:
+        file.write(b"new")
+    assert link.is_symlink() and real.read_bytes() == b"new"
+    assert real.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names")
+def test_a_pipe_is_not_turned_into_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileExistsError, match="would not be one any more"), replacing(tmp_path / "pipe"):
+        raise AssertionError("not reached")
+
+
+def test_an_error_of_the_disk_names_the_file_that_was_asked_for(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device") as error, replacing(tmp_path / "file") as file:
+        file.write(b"new")
+    assert error.value.filename == str(tmp_path / "file") and not [*tmp_path.iterdir()]
+
+
+def test_a_name_as_long_as_names_may_be_is_written(tmp_path):
+    with replacing(tmp_path / ("n" * 255)) as file:
+        file.write(b"new")
+    assert len([*tmp_path.iterdir()]) == 1
+
+
+def test_of_many_writers_at_once_one_wins_whole(tmp_path):
+    contents = [bytes([i]) * 300_000 for i in range(8)]
+
+    def write(content):
+        with replacing(tmp_path / "file") as file:
+            file.write(content)
+
+    threads = [threading.Thread(target=write, args=(content,)) for content in contents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "file").read_bytes() in contents and [*tmp_path.iterdir()] == [tmp_path / "file"]
+
+
+def test_files_come_together_the_last_of_them_last(tmp_path):
+    folder = tmp_path / "deep" / "folder"
+    for round_ in (b"1", b"2"):
+        with replacing_files(folder, stale=lambda name: name.startswith("old"), last="about") as staging:
+            for name in ("about", "part"):
+                (staging / name).write_bytes(round_)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"about": round_, "part": round_, **(
+            {"kept": b""} if round_ == b"2" else {})}
+        (folder / "old part").write_bytes(b"")
+        (folder / "kept").write_bytes(b"")
+    with pytest.raises(ValueError), replacing_files(folder, stale=bool, last="about") as staging:
+        (staging / "about").write_bytes(b"3")
+        raise ValueError
+    assert (folder / "about").read_bytes() == b"2" and len([*folder.iterdir()]) == 4
+    with pytest.raises(ValueError), replacing_files(tmp_path / "new", stale=bool, last="about"):
+        raise ValueError
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(NotADirectoryError, match="it is a file; a folder's name is wanted"), replacing_files(
+            folder / "about", stale=bool, last="about"):
+        raise AssertionError("not reached")

@@ -6,7 +6,9 @@
 import dataclasses
 import json
 import math
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -530,9 +532,11 @@ def test_a_folder_without_weights_is_refused(tmp_path):
 
 def test_what_is_no_folder_or_has_no_config_is_named(tmp_path):
     (tmp_path / "file").write_text("{}")
-    for path in (tmp_path, tmp_path / "file", tmp_path / "nowhere"):
-        with pytest.raises(OSError, match=re.escape(str(path))):
+    for path in (tmp_path, tmp_path / "file"):
+        with pytest.raises(FormatError, match=re.escape(f"{path} is not one of Hugging Face's folders: it has no config.json")):
             huggingface.load(path)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        huggingface.load(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("text, says", [
@@ -771,3 +775,77 @@ def test_a_config_written_and_read_twice_is_the_same(config):
     kind, once = read_config(json.loads(json.dumps(write_config(config))), "here")
     assert kind == {"pre": "gpt2", "post": "openai-gpt"}[config.norm]
     assert read_config(json.loads(json.dumps(write_config(once))), "here") == (kind, once)
+
+
+# -- what was found by trying to break it
+
+
+def test_the_numbers_of_positions_in_gpt1s_older_files_are_skipped(tmp_path):
+    tensors = tensors_for(GPT1)
+    write(tmp_path, GPT1, tensors | {"transformer.position_ids": np.arange(7)})
+    assert np.array_equal(huggingface.load(tmp_path).values, values_of(GPT1, tensors, tmp_path / "without"))
+
+
+def test_a_tied_matrix_may_be_kept_under_the_heads_name_alone(tmp_path):
+    tensors = tensors_for(GPT2)
+    expected = values_of(GPT2, tensors, tmp_path / "without")
+    write(tmp_path, GPT2, {("lm_head.weight" if name == "transformer.wte.weight" else name): array for name, array in tensors.items()})
+    assert np.array_equal(huggingface.load(tmp_path).values, expected)
+
+
+def test_equal_heads_with_a_nan_are_equal(tmp_path):
+    tensors = tensors_for(GPT2)
+    tensors["transformer.wte.weight"][3, 1] = np.nan
+    write(tmp_path, GPT2, tensors | {"lm_head.weight": tensors["transformer.wte.weight"]})
+    assert np.isnan(huggingface.load(tmp_path).body.embedding.table.value[3, 1])
+
+
+def test_an_index_may_list_the_tied_head_that_no_shard_stores(tmp_path):
+    model = GPT(GPTConfig(n_vocab=17, n_ctx=7, n_layer=2, n_head=2, n_embd=10))
+    huggingface.save(model, tmp_path, shard_bytes=2000)
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    index["weight_map"]["lm_head.weight"] = index["weight_map"]["transformer.wte.weight"]
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert np.array_equal(huggingface.load(tmp_path).values, model.values)
+
+
+def test_attention_that_is_not_causal_is_refused():
+    with pytest.raises(FormatError, match="is_causal is False, which a GPT here does not have"):
+        read_config({**GPT2, "is_causal": False}, "folder")
+
+
+@pytest.mark.parametrize("moment", range(12))
+@pytest.mark.parametrize("shard_bytes", [None, 2000])
+def test_a_save_that_is_interrupted_leaves_the_old_folder_the_new_one_or_none(tmp_path, monkeypatch, moment, shard_bytes):
+    config = GPTConfig(n_vocab=17, n_ctx=7, n_layer=2, n_head=2, n_embd=10)
+    old, new = GPT(config, seed=1), GPT(config.change(activation="relu"), seed=2)
+    huggingface.save(old, tmp_path, shard_bytes=2000)
+    calls = iter(range(1000))
+
+    def interrupted(name, real):
+        def call(*arguments, **options):
+            if next(calls) == moment:
+                raise KeyboardInterrupt(name)
+            return real(*arguments, **options)
+        return call
+
+    monkeypatch.setattr(os, "replace", interrupted("replace", os.replace))
+    monkeypatch.setattr(Path, "unlink", interrupted("unlink", Path.unlink))
+    try:
+        huggingface.save(new, tmp_path, shard_bytes=shard_bytes)
+    except KeyboardInterrupt:
+        pass
+    monkeypatch.undo()
+    try:
+        found = huggingface.load(tmp_path)
+    except FormatError as error:
+        assert "it has no config.json" in str(error)
+    else:
+        assert any(found.config.activation == model.config.activation and np.array_equal(found.values, model.values)
+                   for model in (old, new))
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
+
+
+def values_of(said, tensors, folder):
+    write(folder, said, tensors)
+    return huggingface.load(folder).values

@@ -470,3 +470,30 @@ def test_no_gradient_of_the_comparison_is_so_small_that_zeros_would_pass(tmp_pat
     state = llmc.read_state(tmp_path / "gpt2_debug_state.bin", model.config)
     found = errors(dataclasses.replace(state, grads={name: 0 * grad for name, grad in state.grads.items()}), state)
     assert all(found[name] == 1 for name in by_our_names(grads))
+
+
+# -- what was found by trying to break it
+
+
+@pytest.mark.parametrize("change, says", [
+    ({"n_vocab": 5}, r"the config calls for \(5, 10\) as the shape of embedding.table; the state has \(11, 10\)"),
+    ({"n_layer": 9}, r"shape of blocks.\d.norm1.gain; the state has None"),
+    ({"n_embd": 20}, "as the shape of embedding.table"),
+])
+def test_a_state_of_another_model_is_not_written(tmp_path, change, says):
+    config = GPTConfig(n_vocab=11, n_ctx=7, n_layer=2, n_head=2, n_embd=10)
+    state = llmc.state_of(GPT(config), [[1, 2, 3]], [[2, 3, 4]])
+    with pytest.raises(ValueError, match=says):
+        llmc.write_state(state, tmp_path / "state", config.change(**change))
+    with pytest.raises(ValueError, match="sequences of 3 tokens; the config has a context of 2"):
+        short = dataclasses.replace(state, grads=state.grads | {"positions.table": state.grads["positions.table"][:2]})
+        llmc.write_state(short, tmp_path / "state", config.change(n_ctx=2))
+    assert not (tmp_path / "state").exists()
+
+
+def test_complex_models_are_not_halved(tmp_path):
+    model = GPT(CONFIG, dtype=np.complex128)
+    with pytest.raises(TypeError, match="a debug state, whose numbers are float32, would lose half of it"):
+        llmc.state_of(model, [[1]], [[2]])
+    with pytest.raises(TypeError, match="the model is complex; float32 would lose half of it"):
+        llmc.save(model, tmp_path / "w.bin")

@@ -556,3 +556,35 @@ def test_the_shape_stays_in_any_layout():
     x = np.arange(24, dtype="f4").reshape(2, 3, 4)
     for a in (x, x.T, x[:, ::2], x[::-1], x[:0]):
         assert BFloat16.of(a).shape == a.shape and np.array_equal(BFloat16.of(a).floats(), a)
+
+
+# -- what was found by trying to break it
+
+
+def test_more_tensors_than_a_process_may_have_maps_are_read(tmp_path):
+    resource = pytest.importorskip("resource")
+    tensors = {f"t{i}": np.full(3, i, "i2" if i % 2 else "f8") for i in range(300)}
+    safetensors.write(tmp_path / "many", {**tensors, "empty": np.zeros((0, 3))})
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+    try:
+        found = safetensors.read(tmp_path / "many")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert all(np.array_equal(found[name], tensors[name]) and found[name].dtype == tensors[name].dtype for name in tensors)
+    assert found["empty"].shape == (0, 3)
+
+
+def test_a_file_that_was_cut_short_after_it_was_opened_is_refused(tmp_path):
+    safetensors.write(tmp_path / "file", {"a": np.zeros(100_000)})
+    with safetensors.File(tmp_path / "file") as file:
+        with open(tmp_path / "file", "r+b") as cut:
+            cut.truncate(5000)
+        with pytest.raises(FormatError, match="was cut short while it was read"):
+            file["a"]
+
+
+def test_a_single_bfloat16_keeps_its_shape_and_comes_as_an_array(tmp_path):
+    safetensors.write(tmp_path / "one", {"a": BFloat16.of(np.float64(1.5))})
+    with safetensors.File(tmp_path / "one") as file:
+        assert isinstance(file["a"], np.ndarray) and file["a"].shape == () and file["a"] == 1.5

@@ -20,12 +20,13 @@ def register(commands) -> None:
                     "Hugging Face (GPT-1 or GPT-2), llm.c's .bin, numgpt's .safetensors, or a .pt of nanoGPT or minGPT "
                     "(where torch is installed). What OUT becomes, is told from its name: .safetensors numgpt's, .bin "
                     "llm.c's, a folder Hugging Face's. What the other program cannot represent is refused by name.")
-    parser.add_argument("source", metavar="IN", type=Path)
-    parser.add_argument("target", metavar="OUT", type=Path)
+    parser.add_argument("source", metavar="IN", type=_path)
+    parser.add_argument("target", metavar="OUT", type=_path)
     parser.add_argument("--to", choices=("huggingface", "llmc", "numgpt"), help="what OUT becomes, whatever its name")
-    parser.add_argument("--dtype", choices=DTYPES, help="type of the numbers in OUT (default: as in IN, but 16-bit numbers as float32)")
-    parser.add_argument("--shard-bytes", type=_bytes, metavar="N", help="huggingface: at most so many bytes a file, as 5GB or 500MB")
-    parser.add_argument("--n-head", type=int, metavar="H", help="minGPT: how many heads, which its files do not say")
+    parser.add_argument("--dtype", choices=DTYPES, help="type of the numbers in OUT (default: as in IN, but 16-bit numbers as float32; llm.c: float32)")
+    parser.add_argument("--shard-bytes", type=_bytes, metavar="N", help="huggingface: at most so many bytes of tensors a file, as 5GB or 500MB")
+    parser.add_argument("--n-head", type=int, metavar="H", help="minGPT: how many heads, which its files do not say; "
+                        "a wrong number gives a wrong model")
     parser.add_argument("--activation", choices=ACTIVATIONS, help="nanoGPT, minGPT: which one, which their files do not say "
                         "(default: gelu for nanoGPT, whose first months had gelu_tanh; gelu_tanh for minGPT)")
     parser.add_argument("--force", action="store_true", help="write over what OUT holds")
@@ -37,27 +38,37 @@ def run(arguments) -> int:
     to = arguments.to or _told_from(target, arguments.error)
     if arguments.shard_bytes and to != "huggingface":
         arguments.error("--shard-bytes is for Hugging Face's folders")
-    if not arguments.force and target.exists() and (target.is_file() or any(target.iterdir())):
+    if not arguments.force and target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise FormatError(f"{target} exists: choose another name, or --force to write over it")
     kind = formats.kind_of(source)
     if kind == "pytorch":
         model = pytorch.build(torch_checkpoint(source), str(source), n_head=arguments.n_head, activation=arguments.activation)
-    elif arguments.n_head or arguments.activation:
+    elif arguments.n_head is not None or arguments.activation:
         arguments.error(f"--n-head and --activation are for .pt files; {source} says both itself")
     else:
         model = formats.load(source)
-    _save(model, target, to, arguments)
-    print(f"{source} ({kind}) -> {target} ({to}): {model.n_params:,} parameters in {arguments.dtype or model.values.dtype}")
+    dtype = arguments.dtype or ("float32" if to == "llmc" else model.values.dtype.name)
+    try:
+        _save(model, target, to, dtype, arguments.shard_bytes)
+    except (TypeError, ValueError) as error:  # a type that the format does not have, or that is too narrow
+        raise FormatError(str(error)) from None
+    print(f"{source} ({kind}) -> {target} ({to}): {model.n_params:,} parameters in {dtype}")
     return 0
 
 
-def _save(model: GPT, target: Path, to: str, arguments) -> None:
+def _save(model: GPT, target: Path, to: str, dtype: str, shard_bytes: int | None) -> None:
     if to == "huggingface":
-        huggingface.save(model, target, dtype=arguments.dtype, shard_bytes=arguments.shard_bytes)
+        huggingface.save(model, target, dtype=dtype, shard_bytes=shard_bytes)
     elif to == "llmc":
-        llmc.save(model, target, dtype=arguments.dtype or model.values.dtype)
+        llmc.save(model, target, dtype=dtype)
     else:
-        model.save(target, dtype=arguments.dtype)
+        model.save(target, dtype=dtype)
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("the name of a path is empty")
+    return Path(text)
 
 
 def _told_from(target: Path, error) -> str:

@@ -8,15 +8,13 @@ from numgpt.files import FormatError
 from numgpt.formats import huggingface, llmc
 from numgpt.model import GPT, config_in
 
-TORCH = (b"PK\x03\x04", b"\x80\x02")  # a zip archive, and what PyTorch wrote before it used those
+TORCH = (b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9")  # a zip archive, and what PyTorch wrote before it used those
 
 
 def kind_of(path) -> str:
     """What is there: "huggingface", "llmc", "numgpt" or "pytorch"."""
     path = Path(path)
     if path.is_dir():
-        if not (path / huggingface.CONFIG).exists():
-            raise FormatError(f"{path} is a folder without {huggingface.CONFIG}, and so none of Hugging Face's")
         return "huggingface"
     with open(path, "rb") as file:
         start = file.read(9)

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ import numpy as np
 from numgpt import safetensors
 from numgpt.bfloat16 import file_type, rounded
 from numgpt.config import GPTConfig
-from numgpt.files import FormatError, read_json, replacing
+from numgpt.files import FormatError, read_json, replacing, replacing_files
 from numgpt.formats.huggingface_config import read_config, write_config
+from numgpt.layers.inputs import positive
 from numgpt.model import GPT, Stored, stored_in
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -36,30 +38,34 @@ OUTSIDE = {"gpt2": {"embedding.table": "wte.weight", "positions.table": "wpe.wei
                     "norm.gain": "ln_f.weight", "norm.bias": "ln_f.bias"},
            "openai-gpt": {"embedding.table": "tokens_embed.weight", "positions.table": "positions_embed.weight"}}
 HEAD = "lm_head.weight"
-MASK = re.compile(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)")  # in older files: the causal mask, no weight
+# In older files: the causal mask and the numbers of the positions, no weights.
+BUFFERS = re.compile(r"(transformer\.)?(position_ids|h\.\d+\.attn\.(bias|masked_bias))")
 
 
 def load(folder, *, dtype=None) -> GPT:
     """The model in a folder; dtype None: as it is stored, 16-bit numbers in float32."""
     folder = Path(folder)
-    kind, config = read_config(read_json(folder / CONFIG), str(folder))
+    kind, config = _described(folder)
     with ExitStack() as files:
         return build(config, kind, _stored(folder, files), str(folder), dtype=dtype)
 
 
 def config_of(folder) -> GPTConfig:
-    return read_config(read_json(Path(folder) / CONFIG), str(folder))[1]
+    return _described(Path(folder))[1]
 
 
 def build(config: GPTConfig, kind: str, tensors: Mapping[str, Stored], source: str, *, dtype=None) -> GPT:
     """The model of that config with tensors by their names."""
-    tensors = {name: stored for name, stored in tensors.items() if not MASK.fullmatch(name)}
+    tensors = {name: stored for name, stored in tensors.items() if not BUFFERS.fullmatch(name)}
     prefix = "transformer." if any(name.startswith("transformer.") for name in tensors) else ""
+    table = their_name("embedding.table", kind, prefix)
     head = tensors.pop(HEAD, None)
-    if head is not None and config.tied:
-        _refuse_another_head(head, tensors.get(prefix + OUTSIDE[kind]["embedding.table"]), source)
+    if head is not None and config.tied and table in tensors:
+        _refuse_another_head(head, tensors[table], source)
+    elif head is not None and config.tied:  # of two names for one matrix, this one was kept
+        tensors[table] = replace(head, name=table)
     elif head is not None:
-        tensors[HEAD] = head.turned()
+        tensors[HEAD] = replace(head, turned=True)
     return GPT.filled(config, tensors, source, dtype=dtype, theirs=lambda name: their_name(name, kind, prefix))
 
 
@@ -67,10 +73,11 @@ def save(model: GPT, folder, *, dtype=None, shard_bytes: int | None = None) -> N
     """Write a folder that transformers loads: GPT-2 if the model is pre-norm, GPT-1 if it is post-norm.
 
     dtype: "float32", "float16", "bfloat16", ...; None: the model's. With shard_bytes, the weights go into several
-    files of at most so many bytes (or of one tensor) and an index. What the format cannot say is refused by name.
+    files of at most so many bytes of tensors (or of one tensor) and an index. What the format cannot say is refused by
+    name, but for the spread of the first weights of positions and residuals, which a model that has weights no longer
+    needs. Tokenizer and generation files are neither written nor removed.
     """
-    if shard_bytes is not None and shard_bytes < 1:
-        raise ValueError(f"shard_bytes must be at least 1; got {shard_bytes}")
+    shard_bytes = None if shard_bytes is None else positive(shard_bytes, "shard_bytes")
     name = file_type(model.values.dtype, dtype, ("float64", "float32", "float16", "bfloat16"))
     description = write_config(model.config) | {"dtype": name}
     kind = description["model_type"]
@@ -78,16 +85,12 @@ def save(model: GPT, folder, *, dtype=None, shard_bytes: int | None = None) -> N
     for ours, param in model.named_params():
         value = param.value.T if ours == "head.weight" else param.value
         tensors[their_name(ours, kind)] = rounded(value, name)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    written = _write_shards(tensors, folder, shard_bytes) if shard_bytes else [WEIGHTS]
-    if not shard_bytes:
-        safetensors.write(folder / WEIGHTS, tensors, {"format": "pt"})
-    with replacing(folder / CONFIG) as file:
-        file.write(json.dumps(description, indent=2).encode() + b"\n")
-    for path in folder.iterdir():  # what an earlier model left would be read in place of this one
-        if path.name not in written and (path.name in (WEIGHTS, INDEX) or SHARD.fullmatch(path.name)):
-            path.unlink()
+    with replacing_files(folder, _holds_weights, last=CONFIG) as staging:
+        if shard_bytes:
+            _write_shards(tensors, staging, shard_bytes)
+        else:
+            safetensors.write(staging / WEIGHTS, tensors, {"format": "pt"})
+        _write_json(staging / CONFIG, description)
 
 
 def their_name(name: str, kind: str, prefix: str = "transformer.") -> str:
@@ -101,6 +104,12 @@ def their_name(name: str, kind: str, prefix: str = "transformer.") -> str:
 
 
 # -- files
+
+
+def _described(folder: Path) -> tuple[str, GPTConfig]:
+    if folder.exists() and not (folder / CONFIG).is_file():
+        raise FormatError(f"{folder} is not one of Hugging Face's folders: it has no {CONFIG}")
+    return read_config(read_json(folder / CONFIG), str(folder))
 
 
 def _stored(folder: Path, files: ExitStack) -> dict[str, Stored]:
@@ -125,14 +134,14 @@ def _stored(folder: Path, files: ExitStack) -> dict[str, Stored]:
                 raise FormatError(f"{folder / shard} has a tensor {name!r}, which the index "
                                   + (f"places in {where[name]}" if name in where else "does not know"))
             tensors[name] = stored
-    lost = set(where) - set(tensors)
+    lost = set(where) - set(tensors) - {HEAD}  # which is missing only if the config does not tie it
     if lost:
         raise FormatError(f"{folder / where[min(lost)]} has no tensor {min(lost)!r}, which the index places there")
     return tensors
 
 
-def _write_shards(tensors: Mapping, folder: Path, shard_bytes: int) -> list[str]:
-    """Fill one file after the other; the names of all files written."""
+def _write_shards(tensors: Mapping, folder: Path, shard_bytes: int) -> None:
+    """Fill one file after the other, and say in an index what lies where."""
     shards, room = [], 0
     sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
     for name, size in sizes.items():
@@ -146,13 +155,21 @@ def _write_shards(tensors: Mapping, folder: Path, shard_bytes: int) -> list[str]
         safetensors.write(folder / file, {name: tensors[name] for name in names}, {"format": "pt"})
     index = {"metadata": {"total_size": sum(sizes.values())},
              "weight_map": {name: file for file, names in zip(files, shards) for name in names}}
-    with replacing(folder / INDEX) as file:
-        file.write(json.dumps(index, indent=2).encode() + b"\n")
-    return [INDEX, *files]
+    _write_json(folder / INDEX, index)
 
 
-def _refuse_another_head(head: Stored, table: Stored | None, source: str) -> None:
+def _write_json(path: Path, content: Mapping) -> None:
+    with replacing(path) as file:
+        file.write(json.dumps(content, indent=2).encode() + b"\n")
+
+
+def _holds_weights(name: str) -> bool:
+    """What an earlier model left would be read in place of a later one's."""
+    return name in (WEIGHTS, INDEX) or bool(SHARD.fullmatch(name))
+
+
+def _refuse_another_head(head: Stored, table: Stored, source: str) -> None:
     """A tied head may be stored a second time; another one under that name would be lost."""
-    if table is not None and (head.shape != table.shape or not np.array_equal(head.fetch(), table.fetch())):
+    if head.shape != table.shape or not np.array_equal(head.fetch(), table.fetch(), equal_nan=True):
         raise FormatError(f"{source}: the config ties the head to {table.name!r}, but {HEAD!r} holds other numbers: "
                           "say tie_word_embeddings false if it is a head of its own")

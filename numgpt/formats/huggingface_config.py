@@ -28,15 +28,13 @@ ACTIVATION_FIELD = {"gpt2": ("activation_function", "gelu_new"), "openai-gpt": (
 ARCHITECTURES = {"gpt2": "GPT2LMHeadModel", "openai-gpt": "OpenAIGPTLMHeadModel"}
 
 # Fields that change the mathematics into what a GPT here does not have, unless they say so.
-MUST_BE = {"add_cross_attention": (False, None), "is_encoder_decoder": (False, None), "pruned_heads": ({}, [], None),
+MUST_BE = {"is_causal": (True, None), "add_cross_attention": (False, None), "is_encoder_decoder": (False, None), "pruned_heads": ({}, [], None),
            "quantization_config": (None,)}
 
 
 def read_config(description: Mapping, source: str) -> tuple[str, GPTConfig]:
     """Which of the two it is, and its config. A value that cannot be followed is refused by its name."""
-    kind = description.get("model_type")
-    if kind is None:  # the oldest files
-        kind = next((k for k, name in ARCHITECTURES.items() if description.get("architectures") == [name]), None)
+    kind = description.get("model_type", _family(description.get("architectures")))
     if not isinstance(kind, str) or kind not in FIELDS:
         raise FormatError(f"{source}: model_type is {kind!r}; numgpt reads {' and '.join(map(repr, FIELDS))}")
     for field, allowed in MUST_BE.items():
@@ -57,6 +55,12 @@ def read_config(description: Mapping, source: str) -> tuple[str, GPTConfig]:
         return kind, GPTConfig(activation=ACTIVATIONS[kind][activation], **values)
     except (ValueError, TypeError) as error:
         raise FormatError(f"{source}: its config is not one that numgpt can follow: {error}") from None
+
+
+def _family(architectures) -> str | None:
+    """What the oldest files say in place of model_type: ["GPT2LMHeadModel"]."""
+    name = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+    return "gpt2" if name.startswith("GPT2") else "openai-gpt" if name.startswith("OpenAIGPT") else None
 
 
 def write_config(config: GPTConfig) -> dict:

@@ -17,7 +17,7 @@ from functools import partial
 
 import numpy as np
 
-from numgpt.bfloat16 import BFloat16, file_type
+from numgpt.bfloat16 import BFloat16, file_type, rounded
 from numgpt.config import GPTConfig
 from numgpt.files import FormatError, mapped, replacing
 from numgpt.formats.limits import beyond_gpt2, refuse
@@ -46,9 +46,7 @@ def load(path, *, dtype=None) -> GPT:
         config, number, n_padded = _read_model_header(file, path)
         tensors = {}
         for name, shape, turned, begin in _layout(config, n_padded, 4 * HEADER, number.itemsize):
-            fetch = partial(_fetch, file, begin, shape, number)
-            stored = Stored(name, shape, np.dtype("f4"), fetch)
-            tensors[name] = stored.turned() if turned else stored
+            tensors[name] = Stored(name, shape, np.dtype("f4"), partial(_fetch, file, begin, shape, number), turned)
         return GPT.filled(config, tensors, str(path), dtype=dtype)
 
 
@@ -68,7 +66,7 @@ def save(model: GPT, path, *, dtype="float32") -> None:
     _refuse(c)
     with replacing(path) as file:
         file.write(_header_bytes(MODEL, versions[name], c.n_ctx, c.n_vocab, c.n_layer, c.n_head, c.n_embd, _padded(c.n_vocab)))
-        _write_arrays(file, c, {name: param.value for name, param in model.named_params()}, name == "bfloat16")
+        _write_arrays(file, c, {name: param.value for name, param in model.named_params()}, name)
 
 
 @dataclass(frozen=True)
@@ -84,6 +82,8 @@ class State:
 
 def state_of(model: GPT, ids, targets) -> State:
     """The state of a model at a batch. The model's own gradients are left as they are."""
+    if model.values.dtype.kind == "c":
+        raise TypeError("the model is complex; a debug state, whose numbers are float32, would lose half of it")
     replica = model.replica()
     loss, saved = replica.forward(ids, targets)
     replica.backward(saved)
@@ -102,7 +102,7 @@ def read_state(path, config: GPTConfig) -> State:
             raise FormatError(f"{path} has a batch of {B} x {T} tokens; the config has a context of {config.n_ctx}")
         n_padded, V = _padded(config.n_vocab), config.n_vocab
         sizes = [B * T, B * T, B * T * V, 1, _numbers(config, n_padded)]
-        _hold_to_size(file, path, 4 * (HEADER + sum(sizes)))
+        _hold_to_size(file, path, 4 * (HEADER + sum(sizes)), "a state of that config")
         begins = [4 * (HEADER + sum(sizes[:i])) for i in range(len(sizes))]
         ids, targets = (mapped(file, begin, (B, T), "<i4").copy() for begin in begins[:2])
         if ids.min() < 0 or ids.max() >= V or not ((targets == IGNORE) | (targets >= 0) & (targets < V)).all():
@@ -116,15 +116,22 @@ def read_state(path, config: GPTConfig) -> State:
 
 
 def write_state(state: State, path, config: GPTConfig) -> None:
+    """Write a state, which must be of a model of that config."""
     _refuse(config)
     B, T = state.ids.shape
+    found = {name: grad.shape for name, grad in state.grads.items()} | {"logits": state.logits.shape, "targets": state.targets.shape}
+    for name, shape in {**dict(shapes(config)), "logits": (B, T, config.n_vocab), "targets": (B, T)}.items():
+        if found.get(name) != shape:
+            raise ValueError(f"the config calls for {shape} as the shape of {name}; the state has {found.get(name)}")
+    if T > config.n_ctx:
+        raise ValueError(f"the state has sequences of {T} tokens; the config has a context of {config.n_ctx}")
     with replacing(path) as file:
         file.write(_header_bytes(STATE, STATE_VERSION, B, T))
         for ids in (state.ids, state.targets):
             file.write(np.ascontiguousarray(ids, "<i4"))
         file.write(np.ascontiguousarray(state.logits, "<f4"))
         file.write(np.asarray(state.loss, "<f4").tobytes())
-        _write_arrays(file, config, state.grads, False)
+        _write_arrays(file, config, state.grads, "float32")
 
 
 # -- the arrays, all layers of one kind after each other
@@ -142,13 +149,13 @@ def _layout(config: GPTConfig, n_padded: int, begin: int, itemsize: int) -> Iter
             begin += itemsize * (math.prod(shape) + padding)
 
 
-def _write_arrays(file, config: GPTConfig, arrays: dict[str, np.ndarray], bfloat16: bool) -> None:
+def _write_arrays(file, config: GPTConfig, arrays: dict[str, np.ndarray], kind: str) -> None:
     n_padded = _padded(config.n_vocab)
     for name, shape, turned, _ in _layout(config, n_padded, 0, 0):
-        array = arrays[name].T if turned else arrays[name]
-        file.write(BFloat16.of(array).bits.astype("<u2") if bfloat16 else np.ascontiguousarray(array, "<f4"))
+        array = rounded(arrays[name].T if turned else arrays[name], kind)
+        file.write(array.bits.astype("<u2") if kind == "bfloat16" else np.ascontiguousarray(array, "<f4"))
         if name == "embedding.table":
-            file.write(bytes((2 if bfloat16 else 4) * (n_padded - config.n_vocab) * config.n_embd))
+            file.write(bytes((2 if kind == "bfloat16" else 4) * (n_padded - config.n_vocab) * config.n_embd))
 
 
 def _fetch(file, begin: int, shape: tuple[int, ...], number: np.dtype) -> np.ndarray:
@@ -180,7 +187,7 @@ def _read_model_header(file, path) -> tuple[GPTConfig, np.dtype, int]:
     if n_padded < n_vocab:
         raise FormatError(f"{path}: its header pads a vocabulary of {n_vocab} to {n_padded}")
     number = np.dtype("<u2" if VERSIONS[version] == "bfloat16" else "<f4")
-    _hold_to_size(file, path, 4 * HEADER + number.itemsize * _numbers(config, n_padded))
+    _hold_to_size(file, path, 4 * HEADER + number.itemsize * _numbers(config, n_padded), "its header")
     return config, number, n_padded
 
 
@@ -200,10 +207,10 @@ def _header_bytes(*fields: int) -> bytes:
     return header.tobytes()
 
 
-def _hold_to_size(file, path, wanted: int) -> None:
+def _hold_to_size(file, path, wanted: int, by: str) -> None:
     size = os.fstat(file.fileno()).st_size
     if size != wanted:
-        raise FormatError(f"{path} has {size} bytes; its header calls for {wanted}")
+        raise FormatError(f"{path} has {size} bytes; {by} calls for {wanted}")
 
 
 def _refuse(config: GPTConfig) -> None:

@@ -1,5 +1,6 @@
 """The one place where other frameworks are imported, each inside the function that needs it."""
 
+import re
 from collections.abc import Mapping
 
 
@@ -19,9 +20,9 @@ def torch_checkpoint(path) -> dict:
 
     def arrays(item):
         if isinstance(item, torch.Tensor):
-            if item.dtype == torch.bfloat16:  # NumPy has no such numbers; float32 has them all
-                item = item.float()
-            return item.detach().cpu().numpy()
+            if item.is_floating_point() and item.dtype not in (torch.float16, torch.float32, torch.float64):
+                item = item.float()  # bfloat16 and smaller ones: NumPy has no such numbers, float32 has them all
+            return item.detach().to_dense().cpu().numpy()
         if isinstance(item, Mapping):
             return {name: arrays(one) for name, one in item.items()}
         return item
@@ -31,7 +32,9 @@ def torch_checkpoint(path) -> dict:
     except OSError:
         raise
     except Exception as error:  # torch has no class of its own for a file that it cannot read
-        raise FormatError(f"torch cannot read {path}: {str(error).splitlines()[0]}") from None
+        foreign = re.search(r"GLOBAL (\S+)", str(error))
+        raise FormatError(f"torch cannot read {path}: " + (
+            f"it holds {foreign[1]}, which is neither a tensor nor a plain value" if foreign else str(error).splitlines()[0])) from None
     if not isinstance(content, Mapping):
         raise FormatError(f"{path} holds {type(content).__name__}, not a checkpoint")
     return arrays(content)
