@@ -209,7 +209,11 @@ class GPT(Layer):
             raise TypeError(f"{source} is complex; {model.values.dtype} would lose half of it")
         for name, param in model.named_params():
             array = chosen[name].fetch()
-            param.value[...] = array.T if chosen[name].turned else array
+            try:
+                with np.errstate(over="raise", invalid="ignore"):  # a nan may be of any kind
+                    param.value[...] = array.T if chosen[name].turned else array
+            except FloatingPointError:
+                raise FormatError(f"{source}: tensor {chosen[name].name!r} has numbers too large for {model.values.dtype}") from None
         return model
 
     # -- one array of parameters

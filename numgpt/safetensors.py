@@ -210,7 +210,7 @@ def _entry(name: str, described, start: int) -> Entry:
     if len(shape) > MOST_AXES:
         raise FormatError(f"{where} has {len(shape)} axes; NumPy has at most {MOST_AXES}")
     itemsize = DTYPES[dtype].itemsize
-    span = itemsize  # with 1 in place of 0, for NumPy wants to count the bytes of an empty array, too
+    span = max(itemsize, 4)  # with 1 in place of 0, for NumPy counts the bytes of an empty array, too; 4 as BF16 becomes
     for n in shape:
         span *= max(n, 1)
         if span >= 1 << 63:

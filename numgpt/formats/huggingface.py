@@ -124,9 +124,9 @@ def _stored(folder: Path, files: ExitStack) -> dict[str, Stored]:
     where = read_json(folder / INDEX).get("weight_map")
     if not isinstance(where, dict) or not all(isinstance(shard, str) for shard in where.values()):
         raise FormatError(f"{folder / INDEX}: weight_map must name the file of each tensor")
-    tensors = {}
+    tensors, beside = {}, {path.name for path in folder.iterdir() if path.is_file()}
     for shard in sorted(set(where.values())):
-        if Path(shard).name != shard or not (folder / shard).is_file():
+        if Path(shard).name != shard or shard not in beside:
             raise FormatError(f"{folder / INDEX} names {shard!r}, which is no file beside it")
         file = files.enter_context(safetensors.File(folder / shard))
         for name, stored in stored_in(file).items():
