@@ -1,5 +1,6 @@
 """The fuzz benchmark: a few hundred of its mutations, and whether its loop can fail at all."""
 
+import json
 import os
 import subprocess
 import sys
@@ -35,8 +36,9 @@ def test_a_broken_file_of_any_kind_is_refused_or_read_and_nothing_else():
     assert all(counts[kind.name, "refused"] > 30 and counts[kind.name, "accepted"] > 5 for kind in fuzz.KINDS), counts
     for rule in ("claims a header", "not UTF-8", "is not JSON", "nested too deeply", "there twice",
                  "not a whole number", "must be described by an object", "has no dtype", "where it ends; they are",
-                 "can be counted", "without holes or overlaps", "the tensors end at byte", "has no place", "its config is not one",
-                 "weight_map must name", "begins with", "has version", "pads a vocabulary", "its header calls for"):
+                 "can be counted", "without holes or overlaps", "the tensors end at byte", "has no place",
+                 "its config is not one", "weight_map must name", "begins with", "has version", "pads a vocabulary",
+                 "its header calls for"):
         assert rule in sentences
 
 
@@ -168,3 +170,31 @@ def test_what_is_accepted_the_official_library_accepts_and_reads_bit_for_bit_ali
                         assert np.asarray(bits).tobytes() == theirs[name]
                 accepted += 1
     assert accepted > 400
+
+
+# -- what the loop has found
+
+
+@pytest.mark.parametrize("shard", ["x" * 300, "é" * 200, "x/" * 3000, "a\0b", "\ud800", "", ".", "..", "/",
+                                   "config.json"], ids=lambda text: repr(text[:6]))
+def test_an_index_may_name_any_text_as_a_file_and_is_refused(tmp_path, shard):
+    files = next(files for files in fuzz.valid_files("Hugging Face") if "model.safetensors.index.json" in files)
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    index = json.loads(files["model.safetensors.index.json"])
+    index["weight_map"] = dict.fromkeys(index["weight_map"], shard)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    says = "is not a safetensors file" if shard == "config.json" else "which is no file beside it"
+    with pytest.raises(FormatError, match=says):
+        fuzz.huggingface.load(tmp_path)
+
+
+def test_signalling_nans_are_loaded_without_a_warning_whatever_type_they_come_in(tmp_path):
+    model = fuzz.model(fuzz.config())
+    tensors = {name: param.value.astype("f8" if "norm1" in name else "f4") for name, param in model.named_params()}
+    tensors["embedding.table"].view("u4")[...] = 0x7F800001
+    safetensors.write(tmp_path / "x", tensors, {"format": "numgpt", "config": model.config.to_json()})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded = fuzz.GPT.load(tmp_path / "x")
+    assert loaded.values.dtype == np.float64 and np.isnan(loaded.body.embedding.table.value).all()
