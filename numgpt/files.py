@@ -131,7 +131,7 @@ def mapped(file: BinaryIO, begin: int, shape: tuple[int, ...], dtype) -> np.ndar
 def read_json(path) -> dict:
     """The object in a JSON file, strictly: no name twice, no NaN."""
     try:
-        content = json.loads(Path(path).read_bytes().decode(), object_pairs_hook=_names_once, parse_constant=_refused)
+        content = json.loads(Path(path).read_bytes().decode(), object_pairs_hook=names_once, parse_constant=_refused)
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, nested too deeply
         raise FormatError(f"{path} is not JSON: {error}") from None
     if not isinstance(content, dict):
@@ -139,13 +139,23 @@ def read_json(path) -> dict:
     return content
 
 
-def _names_once(pairs: list) -> dict:
+def names_once(pairs: list) -> dict:
+    """An object of JSON in which no name occurs twice and no text holds half of a surrogate pair."""
     content = {}
     for name, item in pairs:
+        for text in (name, item):
+            if isinstance(text, str) and not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise FormatError(f"{short(text)} holds half of a surrogate pair")
         if name in content:
-            raise ValueError(f"{name!r} is there twice")
+            raise FormatError(f"{short(name)} is there twice")
         content[name] = item
     return content
+
+
+def short(item) -> str:
+    """What came, for a sentence."""
+    text = repr(item)
+    return text if len(text) < 60 else text[:57] + "..."
 
 
 def _refused(constant: str):

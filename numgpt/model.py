@@ -3,9 +3,7 @@
 import copy
 import json
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -18,6 +16,7 @@ from numgpt.layers import (BLOCKS, Dropout, Embedding, HeadLoss, Layer, LayerNor
 from numgpt.layers.inputs import float_type
 from numgpt.layers.tree import tree
 from numgpt.plan import shapes
+from numgpt.stored import Stored, common_dtype, matched, stored_in
 
 
 class Body(Layer):
@@ -182,24 +181,13 @@ class GPT(Layer):
             return cls.filled(config_in(file), stored_in(file), str(path), dtype=dtype, recompute=recompute)
 
     @classmethod
-    def filled(cls, config: GPTConfig, tensors: Mapping[str, "Stored"], source: str, *, dtype=None,
+    def filled(cls, config: GPTConfig, tensors: Mapping[str, Stored], source: str, *, dtype=None,
                theirs: Callable[[str], str] = str, recompute: bool = False) -> "GPT":
         """A model with the weights of a file, each copied once, to its place; theirs: from our name to the file's.
 
         All shapes are held against the config before any memory is taken: a file may claim any size.
         """
-        chosen = {}
-        for name, shape in shapes(config):
-            stored = tensors.get(theirs(name))
-            if stored is None:
-                raise FormatError(f"{source} has no tensor {theirs(name)!r}, which its config calls for")
-            wanted = shape[::-1] if stored.turned else shape
-            if stored.shape != wanted:
-                raise FormatError(f"{source}: the config calls for {wanted} as the shape of {stored.name!r}; it is {stored.shape}")
-            chosen[name] = stored
-        surplus = set(tensors) - {stored.name for stored in chosen.values()}
-        if surplus:
-            raise FormatError(f"{source} has a tensor {min(surplus)!r}, for which its config has no place")
+        chosen = matched(config, tensors, source, theirs)
         own = common_dtype(chosen.values())
         try:
             model = cls.blank(config, dtype=own if dtype is None else dtype, recompute=recompute)
@@ -208,10 +196,9 @@ class GPT(Layer):
         if own.kind == "c" and model.values.dtype.kind != "c":
             raise TypeError(f"{source} is complex; {model.values.dtype} would lose half of it")
         for name, param in model.named_params():
-            array = chosen[name].fetch()
             try:
                 with np.errstate(over="raise", invalid="ignore"):  # a nan may be of any kind
-                    param.value[...] = array.T if chosen[name].turned else array
+                    param.value[...] = chosen[name].array()
             except FloatingPointError:
                 raise FormatError(f"{source}: tensor {chosen[name].name!r} has numbers too large for {model.values.dtype}") from None
         return model
@@ -316,31 +303,6 @@ def _views(params: list[Param], flat: np.ndarray) -> Iterator[np.ndarray]:
     for param in params:
         yield flat[start:start + param.size].reshape(param.shape)
         start += param.size
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A tensor of a file: what is known before it is fetched, how it is, and whether it is a matrix for y = W x."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    fetch: Callable[[], np.ndarray]
-    turned: bool = False
-
-
-def stored_in(file: safetensors.File) -> dict[str, Stored]:
-    dtypes = {**safetensors.DTYPES, "BF16": np.dtype("f4")}  # as which it is read
-    return {name: Stored(name, entry.shape, dtypes[entry.dtype], partial(file.__getitem__, name))
-            for name, entry in file.entries.items()}
-
-
-def common_dtype(tensors: Collection[Stored]) -> np.dtype:
-    """The type of a model that holds them all; 16-bit numbers go into float32, to compute with."""
-    for stored in tensors:
-        if stored.dtype.kind not in "fc":
-            raise FormatError(f"tensor {stored.name!r} has the type {stored.dtype}; weights are floating-point numbers")
-    return np.result_type(np.float32, *(stored.dtype for stored in tensors))
 
 
 def config_in(file: safetensors.File) -> GPTConfig:

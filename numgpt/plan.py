@@ -18,9 +18,9 @@ def shapes(config) -> Iterator[tuple[str, tuple[int, ...]]]:
         if c.bias:
             yield f"{name}.bias", (C,)
 
-    def linear(name, n_in, n_out, bias=c.bias):
+    def linear(name, n_in, n_out):
         yield f"{name}.weight", (n_in, n_out)
-        if bias:
+        if c.bias:
             yield f"{name}.bias", (n_out,)
 
     yield "embedding.table", (c.n_vocab, C)
@@ -42,7 +42,7 @@ def shapes(config) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def n_params(config) -> int:
-    # those of one layer and of two; the difference is a block, and all blocks are alike
+    # Those of one layer and of two: the difference is a block, and all blocks are alike.
     one, two = (sum(math.prod(shape) for _, shape in shapes(config.change(n_layer=n))) for n in (1, 2))
     return one + (config.n_layer - 1) * (two - one)
 

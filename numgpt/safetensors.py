@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from numgpt.bfloat16 import BFloat16
-from numgpt.files import FormatError, mapped, replacing
+from numgpt.files import FormatError, mapped, names_once, replacing, short
 
 # The types in the order in which they lie in a file, widest first, so that every array is aligned.
 DTYPES = {code: np.dtype(name) for code, name in (
@@ -201,12 +201,12 @@ def _entry(name: str, described, start: int) -> Entry:
             raise FormatError(f"{where} has no {field}")
     dtype, shape, offsets = described["dtype"], described["shape"], described["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise FormatError(f"{where} has the dtype {_short(dtype)}; known are {', '.join(DTYPES)}")
+        raise FormatError(f"{where} has the dtype {short(dtype)}; known are {', '.join(DTYPES)}")
     for field, numbers in (("shape", shape), ("data_offsets", offsets)):
         if not isinstance(numbers, list) or not all(type(n) is int for n in numbers):
-            raise FormatError(f"{where}: {field} must be a list of whole numbers; it is {_short(numbers)}")
+            raise FormatError(f"{where}: {field} must be a list of whole numbers; it is {short(numbers)}")
     if len(offsets) != 2 or offsets[1] < offsets[0]:
-        raise FormatError(f"{where}: data_offsets must be where it begins and where it ends; they are {_short(offsets)}")
+        raise FormatError(f"{where}: data_offsets must be where it begins and where it ends; they are {short(offsets)}")
     if len(shape) > MOST_AXES:
         raise FormatError(f"{where} has {len(shape)} axes; NumPy has at most {MOST_AXES}")
     itemsize = DTYPES[dtype].itemsize
@@ -214,10 +214,10 @@ def _entry(name: str, described, start: int) -> Entry:
     for n in shape:
         span *= max(n, 1)
         if span >= 1 << 63:
-            raise FormatError(f"{where}: the shape {_short(shape)} has more bytes than can be counted")
+            raise FormatError(f"{where}: the shape {short(shape)} has more bytes than can be counted")
     needs, has = math.prod(shape) * itemsize, offsets[1] - offsets[0]
     if needs != has:
-        raise FormatError(f"{where}: {dtype} of shape {_short(shape)} takes {needs} bytes; data_offsets {_short(offsets)} leave {has}")
+        raise FormatError(f"{where}: {dtype} of shape {short(shape)} takes {needs} bytes; data_offsets {short(offsets)} leave {has}")
     return Entry(dtype, tuple(shape), start + offsets[0], start + offsets[1])
 
 
@@ -230,39 +230,22 @@ def parse_json(data: bytes):
     if not text.startswith("{"):
         raise FormatError("the header does not begin with {" + (", but with a byte order mark" if text[:1] == "\ufeff" else ""))
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_int=_whole, parse_float=_refused, parse_constant=_refused)
+        return json.loads(text, object_pairs_hook=names_once, parse_int=_whole, parse_float=_refused, parse_constant=_refused)
     except json.JSONDecodeError as error:
         raise FormatError(f"the header is not JSON: {error.msg} at byte {len(text[:error.pos].encode())}") from None
     except RecursionError:
         raise FormatError("the header is nested too deeply") from None
 
 
-def _object(pairs: list) -> dict:
-    content = {}
-    for name, item in pairs:
-        for text in (name, item):
-            if isinstance(text, str) and not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-                raise FormatError(f"{_short(text)} holds half of a surrogate pair")
-        if name in content:
-            raise FormatError(f"{_short(name)} is there twice")
-        content[name] = item
-    return content
-
-
 def _whole(digits: str) -> int:
     if digits.startswith("-") or len(digits) > 20 or int(digits) >= 1 << 64:
-        raise FormatError(f"the number {_short(digits)} is not a whole number from 0 to 2**64 - 1")
+        raise FormatError(f"the number {short(digits)} is not a whole number from 0 to 2**64 - 1")
     return int(digits)
 
 
 def _refused(number: str):
-    raise FormatError(f"the number {_short(number)} is not a whole number")
+    raise FormatError(f"the number {short(number)} is not a whole number")
 
 
 def _kind(item) -> str:
     return {list: "a list", str: "a text", int: "a number", bool: "a boolean", type(None): "null"}.get(type(item), "an object")
-
-
-def _short(item) -> str:
-    text = repr(item)
-    return text if len(text) < 60 else text[:57] + "..."

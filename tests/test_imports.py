@@ -11,7 +11,7 @@ import numgpt
 
 ROOT = Path(numgpt.__file__).parent
 FLOORS = {"text": 0, "layers": 0, "gradcheck": 0, "threads": 0, "files": 0, "bfloat16": 0,
-          "safetensors": 1, "plan": 1, "config": 2, "model": 3, "formats": 4, "sample": 4, "training": 5,
+          "safetensors": 1, "plan": 1, "config": 2, "stored": 2, "model": 3, "formats": 4, "sample": 4, "training": 5,
           "verify": 6, "teach": 7, "cli": 8, "__init__": 9, "__main__": 9}
 # Where another package may be imported, inside a function.
 ADAPTERS = {"verify/adapters.py"}

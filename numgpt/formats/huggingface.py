@@ -22,7 +22,8 @@ from numgpt.config import GPTConfig
 from numgpt.files import FormatError, read_json, replacing, replacing_files
 from numgpt.formats.huggingface_config import read_config, write_config
 from numgpt.layers.inputs import positive
-from numgpt.model import GPT, Stored, stored_in
+from numgpt.model import GPT
+from numgpt.stored import Stored, stored_in
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")

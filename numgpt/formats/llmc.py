@@ -22,8 +22,9 @@ from numgpt.config import GPTConfig
 from numgpt.files import FormatError, mapped, replacing
 from numgpt.formats.limits import beyond_gpt2, refuse
 from numgpt.layers.inputs import IGNORE
-from numgpt.model import GPT, Stored
+from numgpt.model import GPT
 from numgpt.plan import shapes
+from numgpt.stored import Stored
 
 HEADER = 256  # int32s
 MODEL, STATE = 20240326, 20240327

@@ -12,10 +12,12 @@ import numpy as np
 from numgpt.config import GPTConfig
 from numgpt.files import FormatError
 from numgpt.formats import huggingface
-from numgpt.model import GPT, Stored
+from numgpt.model import GPT
+from numgpt.stored import Stored
 
 PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")  # of torch's data parallel models, and of compiled ones
 LINEAR = re.compile(r".*\.(c_attn|c_proj|c_fc)\.weight")  # of nn.Linear, (out, in)
+TABLES = {"transformer.wte.weight", "transformer.wpe.weight", "lm_head.weight"}
 NANOGPT = {"vocab_size": "n_vocab", "block_size": "n_ctx", "n_layer": "n_layer", "n_head": "n_head", "n_embd": "n_embd"}
 
 
@@ -26,16 +28,14 @@ def build(checkpoint: Mapping, source: str, *, n_head: int | None = None, activa
     if not isinstance(tensors, Mapping):
         raise FormatError(f"{source}: 'model' must hold tensors by name; it is {type(tensors).__name__}")
     tensors = {PREFIXES.sub("", str(name)): array for name, array in tensors.items()}
-    if "model_args" in checkpoint:
-        config = _nanogpt(checkpoint["model_args"], source, activation or "gelu")
-    elif {"transformer.wte.weight", "transformer.wpe.weight", "lm_head.weight"} <= set(tensors):
-        config = _weights_alone(tensors, source, n_head, activation)
-    else:
+    if "model_args" not in checkpoint and not TABLES <= set(tensors):
         raise FormatError(f"{source} is neither nanoGPT's checkpoint, which has 'model' and 'model_args', nor minGPT's, "
                           "which has 'transformer.wte.weight', 'transformer.wpe.weight' and 'lm_head.weight'")
     for name, array in tensors.items():
         if not isinstance(array, np.ndarray):
             raise FormatError(f"{source}: {name!r} is no array, but {type(array).__name__}")
+    config = (_nanogpt(checkpoint["model_args"], source, activation or "gelu") if "model_args" in checkpoint
+              else _weights_alone(tensors, source, n_head, activation))
     stored = {name: Stored(name, array.shape, array.dtype, lambda array=array: array, turned=bool(LINEAR.fullmatch(name)))
               for name, array in tensors.items()}
     return huggingface.build(config, "gpt2", stored, source, dtype=dtype)
