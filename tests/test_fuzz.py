@@ -175,7 +175,7 @@ def test_what_is_accepted_the_official_library_accepts_and_reads_bit_for_bit_ali
 # -- what the loop has found
 
 
-@pytest.mark.parametrize("shard", ["x" * 300, "é" * 200, "x/" * 3000, "a\0b", "\ud800", "", ".", "..", "/",
+@pytest.mark.parametrize("shard", ["x" * 300, "é" * 200, "x/" * 3000, "a\0b", "", ".", "..", "/",
                                    "config.json"], ids=lambda text: repr(text[:6]))
 def test_an_index_may_name_any_text_as_a_file_and_is_refused(tmp_path, shard):
     files = next(files for files in fuzz.valid_files("Hugging Face") if "model.safetensors.index.json" in files)

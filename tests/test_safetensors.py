@@ -571,7 +571,7 @@ def test_more_tensors_than_a_process_may_have_maps_are_read(tmp_path):
         found = safetensors.read(tmp_path / "many")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert all(np.array_equal(found[name], tensors[name]) and found[name].dtype == tensors[name].dtype for name in tensors)
+    assert all(np.array_equal(found[name], array) and found[name].dtype == array.dtype for name, array in tensors.items())
     assert found["empty"].shape == (0, 3)
 
 
@@ -590,14 +590,6 @@ def test_a_single_bfloat16_keeps_its_shape_and_comes_as_an_array(tmp_path):
         assert isinstance(file["a"], np.ndarray) and file["a"].shape == () and file["a"] == 1.5
 
 
-def test_a_bfloat16_number_without_axes_is_an_array_all_the_way(path):
-    one = BFloat16.of(np.array(1.5, "f4"))
-    assert one.shape == () and one.bits.shape == () and one.floats().shape == ()
-    safetensors.write(path, {"a": one})
-    found = safetensors.read(path)["a"]
-    assert isinstance(found, np.ndarray) and found.shape == () and found == 1.5
-
-
 # -- what is at the edge of the machine
 
 
@@ -613,17 +605,3 @@ def test_what_the_header_may_say_of_an_empty_tensor_can_be_fetched_in_every_type
             continue
         with file:
             assert file["a"].shape == (0, axis)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on open files")
-def test_a_file_of_more_tensors_than_a_process_may_open_files_is_read_whole(path):
-    import resource
-
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    safetensors.write(path, {f"t{i}": np.full(2, i) for i in range(200)})
-    resource.setrlimit(resource.RLIMIT_NOFILE, (100, limits[1]))
-    try:
-        found = safetensors.read(path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    assert all(array.tolist() == [int(name[1:])] * 2 for name, array in found.items())
