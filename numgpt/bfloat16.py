@@ -14,7 +14,7 @@ class BFloat16:
     @classmethod
     def of(cls, x) -> "BFloat16":
         """x rounded to the nearest bfloat16, ties to even."""
-        x = np.asarray(x, np.float32, order="C")
+        x = _odd_float32(x) if np.asarray(x).dtype == np.float64 else np.asarray(x, np.float32, order="C")
         bits = x.view(np.uint32)
         # Half of the last kept bit, or a hair less where that bit is even, carries into the upper half just when due.
         rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
@@ -32,6 +32,15 @@ class BFloat16:
     @property
     def shape(self) -> tuple[int, ...]:
         return self.bits.shape
+
+
+def _odd_float32(x) -> np.ndarray:
+    """float64 as the float32 beside it whose last bit is 1, unless it is one: so the next rounding sees no false tie."""
+    y = np.asarray(x, np.float32, order="C")
+    with np.errstate(invalid="ignore"):  # inf - inf, which is no error of rounding
+        off = x - y
+    even = y.view(np.uint32) & 1 == 0
+    return np.where((off != 0) & even & np.isfinite(x), np.nextafter(y, np.copysign(np.inf, off).astype(np.float32)), y)
 
 
 def file_type(own: np.dtype, wanted, choices: tuple[str, ...]) -> str:

@@ -131,7 +131,7 @@ def mapped(file: BinaryIO, begin: int, shape: tuple[int, ...], dtype) -> np.ndar
 def read_json(path) -> dict:
     """The object in a JSON file, strictly: no name twice, no NaN."""
     try:
-        content = json.loads(Path(path).read_bytes().decode(), object_pairs_hook=names_once, parse_constant=_refused)
+        content = unicode(json.loads(Path(path).read_bytes().decode(), object_pairs_hook=names_once, parse_constant=_refused))
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, nested too deeply
         raise FormatError(f"{path} is not JSON: {error}") from None
     if not isinstance(content, dict):
@@ -140,15 +140,26 @@ def read_json(path) -> dict:
 
 
 def names_once(pairs: list) -> dict:
-    """An object of JSON in which no name occurs twice and no text holds half of a surrogate pair."""
+    """An object of JSON in which no name occurs twice."""
     content = {}
     for name, item in pairs:
-        for text in (name, item):
-            if isinstance(text, str) and not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-                raise FormatError(f"{short(text)} holds half of a surrogate pair")
         if name in content:
             raise FormatError(f"{short(name)} is there twice")
         content[name] = item
+    return content
+
+
+def unicode(content):
+    """What was read from JSON, if each text in it is one: JSON can spell half of a surrogate pair, UTF-8 cannot."""
+    todo = [content]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, dict):
+            todo += (*item, *item.values())
+        elif isinstance(item, list):
+            todo += item
+        elif isinstance(item, str) and any("\ud800" <= letter <= "\udfff" for letter in ("" if item.isascii() else item)):
+            raise FormatError(f"{short(item)} holds half of a surrogate pair")
     return content
 
 

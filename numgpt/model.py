@@ -1,95 +1,21 @@
-"""GPT: the one place where layers and config meet."""
+"""GPT: a body and a head, on one array of parameters and one of gradients."""
 
 import copy
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
 from numgpt import safetensors
 from numgpt.bfloat16 import file_type, rounded
+from numgpt.body import Body
 from numgpt.config import GPTConfig
 from numgpt.files import FormatError
-from numgpt.layers import (BLOCKS, Dropout, Embedding, HeadLoss, Layer, LayerNorm, LearnedPositions, Param, Recompute,
-                           SinusoidalPositions)
+from numgpt.layers import HeadLoss, Layer, Param
 from numgpt.layers.inputs import float_type
 from numgpt.layers.tree import tree
 from numgpt.plan import shapes
 from numgpt.stored import Stored, common_dtype, matched, stored_in
-
-
-class Body(Layer):
-    """Token ids to what the model makes of them: all of a GPT but its head. Other heads and losses stand on it.
-
-    ids (B, T) integers -> x (B, T, C)
-
-    Forward   x = dropout(positions(embedding(ids)))
-              for block in blocks:
-                  x = block(x)
-              -- pre-norm lets the stream grow; this brings it back to size (post-norm has no such norm)
-              x = norm(x)
-    Backward  dx = norm.backward(dx)
-              for block in reversed(blocks):
-                  dx = block.backward(dx)
-              -- ids are integers: there is nothing to differentiate
-              embedding.backward(positions.backward(dropout.backward(dx)))
-    Saved     what each part saved, in order
-    """
-
-    def __init__(self, config: GPTConfig, *, rng=None, dtype=np.float32, recompute: bool = False):
-        c, rng = config, np.random.default_rng(rng)
-        weights = dict(rng=rng, dtype=dtype)
-        std_positions = c.std if c.std_positions is None else c.std_positions
-        std_residual = c.std / math.sqrt(2 * c.n_layer) if c.std_residual is None else c.std_residual
-        self.embedding = Embedding(c.n_vocab, c.n_embd, std=c.std, **weights)
-        self.positions = (LearnedPositions(c.n_ctx, c.n_embd, std=std_positions, **weights)
-                          if c.positions == "learned" else SinusoidalPositions(c.n_ctx, c.n_embd))
-        self.dropout = Dropout(c.dropout_embd)
-        self.blocks = []
-        for i in range(c.n_layer):
-            block = BLOCKS[c.norm](
-                c.n_embd, c.n_head, n_hidden=c.n_hidden, head_size=c.head_size, activation=c.activation, bias=c.bias,
-                eps=c.norm_eps, scale=c.scale(i), window=c.window_of(i), dropout_attn=c.dropout_attn,
-                dropout_resid=c.dropout_resid, std=c.std, out_std=std_residual, **weights)
-            self.blocks.append(Recompute(block) if recompute else block)
-        self.norm = LayerNorm(c.n_embd, bias=c.bias, eps=c.norm_eps, dtype=dtype) if c.norm == "pre" else None
-
-    def forward(self, ids, *, rng: np.random.Generator | None = None):
-        x, saved_embedding = self.embedding.forward(_sequences(ids))
-        x, saved_positions = self.positions.forward(x)
-        x, saved_dropout = self.dropout.forward(x, rng=rng)
-        saved_blocks = []
-        for block in self.blocks:
-            x, saved = block.forward(x, rng=rng)
-            saved_blocks.append(saved)
-        x, saved_norm = (x, None) if self.norm is None else self.norm.forward(x)
-        return x, (saved_embedding, saved_positions, saved_dropout, saved_blocks, saved_norm)
-
-    def __call__(self, ids, *, rng: np.random.Generator | None = None):
-        """The same with nothing kept, so that it needs the memory of one block."""
-        x = self.dropout(self.positions(self.embedding(_sequences(ids))), rng=rng)
-        for block in self.blocks:
-            x = block(x, rng=rng)
-        return x if self.norm is None else self.norm(x)
-
-    def backward(self, dx, saved):
-        saved_embedding, saved_positions, saved_dropout, saved_blocks, saved_norm = saved
-        if self.norm is not None:
-            dx = self.norm.backward(dx, saved_norm)
-        for block, saved_block in zip(reversed(self.blocks), reversed(saved_blocks), strict=True):
-            dx = block.backward(dx, saved_block)
-        dx = self.dropout.backward(dx, saved_dropout)
-        dx = self.positions.backward(dx, saved_positions)
-        return self.embedding.backward(dx, saved_embedding)
-
-
-def _sequences(ids) -> np.ndarray:
-    ids = np.asarray(ids)
-    if ids.ndim != 2:
-        raise ValueError(f"token ids must be (B, T), a batch of sequences; got an array of shape {ids.shape}"
-                         + (": ids[None] is a batch of one" if ids.ndim == 1 else ""))
-    return ids
 
 
 class GPT(Layer):

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from numgpt.bfloat16 import BFloat16
-from numgpt.files import FormatError, mapped, names_once, replacing, short
+from numgpt.files import FormatError, mapped, names_once, replacing, short, unicode
 
 # The types in the order in which they lie in a file, widest first, so that every array is aligned.
 DTYPES = {code: np.dtype(name) for code, name in (
@@ -230,7 +230,7 @@ def parse_json(data: bytes):
     if not text.startswith("{"):
         raise FormatError("the header does not begin with {" + (", but with a byte order mark" if text[:1] == "\ufeff" else ""))
     try:
-        return json.loads(text, object_pairs_hook=names_once, parse_int=_whole, parse_float=_refused, parse_constant=_refused)
+        return unicode(json.loads(text, object_pairs_hook=names_once, parse_int=_whole, parse_float=_refused, parse_constant=_refused))
     except json.JSONDecodeError as error:
         raise FormatError(f"the header is not JSON: {error.msg} at byte {len(text[:error.pos].encode())}") from None
     except RecursionError:
