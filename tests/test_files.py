@@ -94,6 +94,8 @@ def test_a_name_without_a_folder_is_in_this_one(tmp_path, monkeypatch):
     (b'\xef\xbb\xbf{"a": 1}', "is not JSON: Unexpected UTF-8 BOM"),
     (b'{"a": 1, "b": {"a": 2, "a": 2}}', "is not JSON: 'a' is there twice"),
     (b'{"a": 1, "a": 2}', "is not JSON: 'a' is there twice"),
+    (b'{"a": ["\\ud800"]}', "is not JSON: '\\ud800' holds half of a surrogate pair"),
+    (b'{"a": {"\\udfff": 1}}', "is not JSON: '\\udfff' holds half of a surrogate pair"),
     (b'{"a": NaN}', "is not JSON: NaN is no number in JSON"),
     (b'{"a": [-Infinity]}', "is not JSON: -Infinity is no number in JSON"),
     (b'{"a": Infinity}', "is not JSON: Infinity is no number in JSON"),

@@ -538,6 +538,18 @@ def test_known_numbers(x, bits):
     assert BFloat16.of(np.array([x], ">f4")).bits.tolist() == [bits]
 
 
+def test_float64_is_rounded_once_and_not_by_way_of_float32():
+    lower = np.arange(0x7F80, dtype="u4")  # every finite bfloat16 from 0 on
+    below, above = ((n << 16).view("f4").astype("f8") for n in (lower, lower + 1))
+    above[-1] = 2.0**128  # which is written as infinity
+    tie = below + (above - below) / 2  # exact: a bit more than bfloat16 has
+    for x, wanted in ((tie, lower + lower % 2), (np.nextafter(tie, 0), lower), (np.nextafter(tie, np.inf), lower + 1)):
+        assert np.array_equal(BFloat16.of(x).bits, wanted)
+        assert np.array_equal(BFloat16.of(-x).bits, wanted | 0x8000)
+    assert BFloat16.of(np.array([np.inf, -np.inf])).bits.tolist() == [0x7F80, 0xFF80]
+    assert np.isnan(BFloat16.of(np.array([np.nan, -np.nan])).floats()).all()
+
+
 def test_nan_stays_nan_and_keeps_its_sign_whatever_its_bits():
     bits = np.array([0x7F800001, 0x7FC00000, 0x7FFFFFFF, 0x7F80FFFF, 0xFF800001, 0xFFFFFFFF], "u4")
     rounded = BFloat16.of(bits.view("f4"))
@@ -571,7 +583,8 @@ def test_more_tensors_than_a_process_may_have_maps_are_read(tmp_path):
         found = safetensors.read(tmp_path / "many")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert all(np.array_equal(found[name], array) and found[name].dtype == array.dtype for name, array in tensors.items())
+    for name, array in tensors.items():
+        assert np.array_equal(found[name], array) and found[name].dtype == array.dtype
     assert found["empty"].shape == (0, 3)
 
 
@@ -605,3 +618,9 @@ def test_what_the_header_may_say_of_an_empty_tensor_can_be_fetched_in_every_type
             continue
         with file:
             assert file["a"].shape == (0, axis)
+
+
+def test_half_of_a_surrogate_pair_is_refused_wherever_it_stands(path):
+    for more in (',"x":"\\ud800"', ',"x":["\\ud800"]', ',"x":[["a",{"\\ud800":0}]]', ',"x":[{"a":["\\udc00"]}]'):
+        with pytest.raises(FormatError, match="holds half of a surrogate pair"):
+            opened(path, raw(one(more=more), b"12"))
