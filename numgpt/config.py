@@ -9,6 +9,7 @@ from difflib import get_close_matches
 
 import numpy as np
 
+from numgpt.files import short
 from numgpt.layers import ACTIVATIONS, BLOCKS
 from numgpt.plan import Plan, n_params
 
@@ -158,7 +159,7 @@ def _whole(name, value):
     if whole is None or isinstance(value, bool):
         raise TypeError(f"{name} must be a whole number; got {value!r}")
     if not 1 <= whole < 1 << 31:
-        raise ValueError(f"{name} must be from 1 to 2**31 - 1; got {whole}")
+        raise ValueError(f"{name} must be from 1 to 2**31 - 1; got {short(whole)}")
     return whole
 
 

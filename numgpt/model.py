@@ -10,7 +10,7 @@ from numgpt import safetensors
 from numgpt.bfloat16 import file_type, rounded
 from numgpt.body import Body
 from numgpt.config import GPTConfig
-from numgpt.files import FormatError
+from numgpt.files import FormatError, names_once
 from numgpt.layers import HeadLoss, Layer, Param
 from numgpt.layers.inputs import float_type
 from numgpt.layers.tree import tree
@@ -236,6 +236,6 @@ def config_in(file: safetensors.File) -> GPTConfig:
     if file.metadata.get("format") != "numgpt" or "config" not in file.metadata:
         raise FormatError(f"{file.path} was not written by numgpt: it has weights, and no config to say what to do with them")
     try:
-        return GPTConfig.from_dict(json.loads(file.metadata["config"]))
+        return GPTConfig.from_dict(json.loads(file.metadata["config"], object_pairs_hook=names_once))
     except (ValueError, TypeError, RecursionError) as error:
         raise FormatError(f"{file.path}: its config is not one: {error}") from None

@@ -400,6 +400,7 @@ def test_a_complex_file_is_not_halved_in_silence(tmp_path):
     (lambda t, c: c.update(n_ctx=2 ** 31 - 1), r"calls for \(2147483647, 15\) as the shape of 'positions.table'"),
     (lambda t, c: c.update(n_head=4), "its config is not one: n_embd 15 does not split into n_head 4"),
     (lambda t, c: c.update(colour="red"), "its config is not one: a config has no field 'colour'"),
+    (lambda t, c: c.update(n_ctx=10 ** 4000), "n_ctx must be from 1 to .* got 1000000000.{,60}$"),
     (lambda t, c: c.clear(), "its config is not one: a config must say n_vocab"),
 ])
 def test_a_file_that_does_not_fit_its_config_is_refused_before_memory_is_taken(tmp_path, damage, sentence):
@@ -415,6 +416,14 @@ def test_a_file_that_does_not_fit_its_config_is_refused_before_memory_is_taken(t
     tracemalloc.stop()
     assert str(path) in str(error.value) or "floating-point" in sentence
     assert peak < 1e6
+
+
+def test_a_field_of_the_config_that_is_there_twice_is_refused(tmp_path):
+    model = model_of()
+    twice = model.config.to_json()[:-1] + ', "n_head": 5}'
+    safetensors.write(tmp_path / "m", {name: param.value for name, param in model.named_params()}, {"format": "numgpt", "config": twice})
+    with pytest.raises(FormatError, match="its config is not one: 'n_head' is there twice"):
+        GPT.load(tmp_path / "m")
 
 
 def test_sinusoidal_positions_take_no_memory_for_a_context_that_is_not_used():
