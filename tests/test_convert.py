@@ -1,6 +1,7 @@
 """numgpt convert and numgpt plan, as they are called; PyTorch's checkpoints by the shape that they have."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -243,7 +244,8 @@ def test_torchs_files_are_converted_and_nothing_in_them_is_run(tmp_path, capsys)
     capsys.readouterr()
     torch.save({"model": Evil(), "model_args": {}}, tmp_path / "evil.pt")
     assert run("convert", tmp_path / "evil.pt", tmp_path / "evil.safetensors") == 1
-    assert "it holds io.open, which is neither a tensor nor a plain value" in capsys.readouterr().err and not (tmp_path / "was run").exists()
+    assert re.search(r"it holds \w+\.open, which is neither a tensor nor a plain value", capsys.readouterr().err)
+    assert not (tmp_path / "was run").exists()
 
 
 @pytest.mark.verify
