@@ -1,0 +1,5 @@
+"""Text in, text out: tokenizers."""
+
+from numgpt.text.bpe import BPETokenizer
+
+__all__ = ["BPETokenizer"]

@@ -1,0 +1,245 @@
+"""Byte-level byte-pair encoding, GPT-2's: words of UTF-8 bytes, in which the pairs that came first in training are merged.
+
+    tokenizer = BPETokenizer.train(text, 1000)
+    ids = tokenizer.encode("Hello there")
+    tokenizer.decode(ids)
+    tokenizer.save("folder");  BPETokenizer.load("folder")
+
+Files write a byte as a printable character: the 188 printable ones as themselves, the others as U+0100 and on. In that
+order they are the tokens 0 to 255.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from itertools import chain
+from pathlib import Path
+
+from numgpt.files import FormatError, read_json, replacing
+from numgpt.text.merging import learn, merge
+from numgpt.text.pretokenize import words
+
+END = "<|endoftext|>"
+PRINTABLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+BYTES = PRINTABLE + [byte for byte in range(256) if byte not in PRINTABLE]  # by token id
+CHARACTERS = {byte: chr(byte if i < len(PRINTABLE) else 256 + i - len(PRINTABLE)) for i, byte in enumerate(BYTES)}
+BYTE_OF = {character: byte for byte, character in CHARACTERS.items()}
+FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))  # Hugging Face's names, and OpenAI's
+
+
+class BPETokenizer:
+    """Text to token ids and back. Bytes that are no UTF-8 go through and come back as they were."""
+
+    def __init__(self, tokens: Sequence[bytes], merges: Sequence[tuple[int, int]], special: dict[str, int]):
+        """tokens: the bytes of each id; merges: pairs of ids, in order; special: names of ids that no text becomes."""
+        self.tokens, self.special = list(tokens), dict(special)
+        self.ids = {token: i for i, token in enumerate(self.tokens) if i not in self.special.values()}
+        self.merges = list(merges)
+        self._ranked = {pair: (rank, self.ids[self.tokens[pair[0]] + self.tokens[pair[1]]])
+                        for rank, pair in reversed([*enumerate(self.merges)])}
+        self._byte = [self.ids[bytes([byte])] for byte in range(256)]
+        self._memo = _Memo(self)
+
+    @property
+    def n_vocab(self) -> int:
+        return len(self.tokens)
+
+    def __repr__(self):
+        return f"BPETokenizer of {self.n_vocab:,} tokens, {len(self.merges):,} merges, special: {', '.join(self.special) or 'none'}"
+
+    # -- text to ids
+
+    def encode(self, text: str | bytes, allowed_special: Collection[str] | str = ()) -> list[int]:
+        """The ids of a text, or of bytes.
+
+        A special token in a text is an error, unless allowed_special names it or is "all": what somebody has typed
+        must not end a document in silence.
+        """
+        if isinstance(text, (bytes, bytearray, memoryview)):
+            text = bytes(text).decode("utf-8", "surrogateescape")  # a byte that is no UTF-8 becomes a lone surrogate
+            errors = "surrogateescape"
+        elif isinstance(text, str):
+            errors = "surrogatepass"
+        else:
+            raise TypeError(f"encode wants text or bytes; got {type(text).__name__}")
+        ids = []
+        for piece in self._split_specials(text, allowed_special):
+            if piece in self.special:
+                ids.append(self.special[piece])
+            else:
+                try:
+                    piece.encode()
+                    ids += chain.from_iterable(map(self._memo.__getitem__, words(piece)))
+                except UnicodeEncodeError:  # not to be remembered: the same surrogate stands for other bytes elsewhere
+                    ids += chain.from_iterable(self._merged(word.encode("utf-8", errors)) for word in words(piece))
+        return ids
+
+    def encode_batch(self, texts: Iterable[str | bytes], allowed_special: Collection[str] | str = ()) -> list[list[int]]:
+        return [self.encode(text, allowed_special) for text in texts]
+
+    def _merged(self, word: bytes) -> list[int]:
+        return merge([self._byte[byte] for byte in word], self._ranked)
+
+    def _split_specials(self, text: str, allowed: Collection[str] | str) -> list[str]:
+        allowed = set(self.special) if allowed == "all" else set(allowed)
+        unknown = allowed - set(self.special)
+        if unknown:
+            raise ValueError(f"{min(unknown)!r} is no special token here; there are {', '.join(self.special) or 'none'}")
+        if not self.special:
+            return [text]
+        found = re.compile("(" + "|".join(map(re.escape, sorted(self.special, key=len, reverse=True))) + ")")
+        pieces = found.split(text)  # every second one is a special token
+        place = 0
+        for i, piece in enumerate(pieces):
+            if i % 2 and piece not in allowed:
+                raise ValueError(f"the text has the special token {piece!r} at character {place}: "
+                                 "allow it with allowed_special, or take it out")
+            place += len(piece)
+        return pieces
+
+    # -- ids to text
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        ids = [int(i) for i in ids]
+        for i in ids:
+            if not 0 <= i < len(self.tokens):
+                raise ValueError(f"there is no token {i}: ids run from 0 to {len(self.tokens) - 1}")
+        return b"".join(map(self.tokens.__getitem__, ids))
+
+    def decode(self, ids: Iterable[int], errors: str = "replace") -> str:
+        """The text of ids; errors as for bytes.decode: a token may be part of a character."""
+        return self.decode_bytes(ids).decode("utf-8", errors)
+
+    # -- training
+
+    @classmethod
+    def train(cls, text: str | Path | Iterable[Path], n_vocab: int, *, special: Sequence[str] = (END,),
+              min_count: int = 2) -> "BPETokenizer":
+        """A tokenizer whose merges are the most frequent in a text, in a file (a Path), or in several.
+
+        Merging stops at n_vocab tokens, or where no pair occurs min_count times. Of pairs that are equally frequent,
+        the one of smaller ids is merged first.
+        """
+        if n_vocab < 256 + len(special):
+            raise ValueError(f"a vocabulary has 256 bytes and {len(special)} special tokens at least; got n_vocab {n_vocab}")
+        counted, errors = Counter(), "surrogatepass" if isinstance(text, str) else "surrogateescape"
+        for part in [text] if isinstance(text, str) else map(_read, [text] if isinstance(text, Path) else text):
+            counted.update(words(part))
+        tokens = [bytes([byte]) for byte in BYTES]
+        place = {byte: i for i, byte in enumerate(BYTES)}
+        spelled = {tuple(place[byte] for byte in word.encode("utf-8", errors)): n for word, n in counted.items()}
+        merges = learn(spelled, tokens, n_vocab - len(special), min_count)
+        first = len(tokens)
+        return cls(tokens + [name.encode() for name in special], merges, {name: first + i for i, name in enumerate(special)})
+
+    # -- files
+
+    def save(self, folder) -> None:
+        """Write vocab.json and merges.txt, as Hugging Face has them."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        names = {i: name for name, i in self.special.items()}
+        vocabulary = {names.get(i) or written(token): i for i, token in enumerate(self.tokens)}
+        lines = ["#version: 0.2", *(f"{written(self.tokens[a])} {written(self.tokens[b])}" for a, b in self.merges)]
+        for name, text in zip(FILES[0], (json.dumps(vocabulary, ensure_ascii=False), "\n".join(lines) + "\n")):
+            with replacing(folder / name) as file:
+                file.write(text.encode())
+
+    @classmethod
+    def load(cls, path) -> "BPETokenizer":
+        """The tokenizer of a folder, with Hugging Face's names of files or OpenAI's, or of a file of merges alone.
+
+        Merges alone have the vocabulary of GPT-2's form: the bytes, what each merge makes, and <|endoftext|>.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            return cls._from_merges(_read_merges(path))
+        for vocabulary, merges in FILES:
+            if (path / vocabulary).exists() and (path / merges).exists():
+                return cls._from_vocabulary(read_json(path / vocabulary), _read_merges(path / merges), path / vocabulary)
+        raise FormatError(f"{path} has neither {' and '.join(FILES[0])} nor {' and '.join(FILES[1])}")
+
+    @classmethod
+    def _from_merges(cls, pairs: list[tuple[bytes, bytes]]) -> "BPETokenizer":
+        ids = {bytes([byte]): i for i, byte in enumerate(BYTES)}
+        merges = []
+        for a, b in pairs:
+            if a not in ids or b not in ids:
+                raise FormatError(f"merge {len(merges) + 1}, of {written(a)!r} and {written(b)!r}, "
+                                  "has a part that no merge before it makes")
+            merges.append((ids[a], ids[b]))
+            ids.setdefault(a + b, len(ids))
+        return cls([*ids, END.encode()], merges, {END: len(ids)})
+
+    @classmethod
+    def _from_vocabulary(cls, vocabulary: dict, pairs: list[tuple[bytes, bytes]], source: Path) -> "BPETokenizer":
+        if sorted(map(str, vocabulary.values())) != sorted(map(str, range(len(vocabulary)))) or not all(
+                type(i) is int for i in vocabulary.values()):
+            raise FormatError(f"{source}: the ids must be the whole numbers from 0 to {len(vocabulary) - 1}, each once")
+        made = {bytes([byte]) for byte in range(256)} | {a + b for a, b in pairs}
+        tokens, special = [b""] * len(vocabulary), {}
+        for text, i in vocabulary.items():
+            token = _bytes_of(text)
+            if token in made:
+                tokens[i] = token
+            else:  # neither a byte nor made by a merge: a name
+                tokens[i], special[text] = text.encode("utf-8", "surrogatepass"), i
+        ids = {token: i for i, token in enumerate(tokens) if i not in special.values()}
+        lost = made - set(ids)
+        if lost:
+            raise FormatError(f"{source} has no {written(min(lost))!r}, which is "
+                              + ("a byte" if len(min(lost)) == 1 else "made by a merge") + ": it belongs to other merges")
+        for rank, pair in enumerate(pairs):
+            if not set(pair) <= set(ids):
+                raise FormatError(f"{source}: merge {rank + 1} has a part {written(min(set(pair) - set(ids)))!r}, "
+                                  "which is not in the vocabulary")
+        return cls(tokens, [(ids[a], ids[b]) for a, b in pairs], special)
+
+
+class _Memo(dict):
+    """The ids of each word, found out once. Long words are rare and not kept; neither is more than half a million."""
+
+    def __init__(self, tokenizer: BPETokenizer):
+        self.tokenizer = tokenizer
+
+    def __missing__(self, word: str) -> list[int]:
+        ids = self.tokenizer._merged(word.encode())
+        if len(word) <= 64:
+            if len(self) >= 500_000:
+                self.clear()
+            self[word] = ids
+        return ids
+
+
+def written(token: bytes) -> str:
+    """A token as files write it."""
+    return "".join(CHARACTERS[byte] for byte in token)
+
+
+def _bytes_of(text: str) -> bytes | None:
+    """The token that is written so, or None."""
+    return bytes(BYTE_OF[c] for c in text) if all(c in BYTE_OF for c in text) else None
+
+
+def _read(path: Path) -> str:
+    """The text of a file; a byte that is no UTF-8 as a lone surrogate."""
+    return Path(path).read_bytes().decode("utf-8", "surrogateescape")
+
+
+def _read_merges(path: Path) -> list[tuple[bytes, bytes]]:
+    """A pair a line. The first line may be a comment; "# #" further down is a merge."""
+    try:
+        lines = path.read_bytes().decode().split("\n")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path} is no file of merges: it is not UTF-8 at byte {error.start}") from None
+    pairs = []
+    for number, line in enumerate(lines, 1):
+        line = line.removesuffix("\r")
+        if not line or number == 1 and line.startswith("#version"):
+            continue
+        parts = [_bytes_of(part) for part in line.split(" ")]
+        if len(parts) != 2 or not all(parts):
+            raise FormatError(f"{path}, line {number}: a merge is two tokens with a space between; got {line[:60]!r}")
+        pairs.append(tuple(parts))
+    return pairs
