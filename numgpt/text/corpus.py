@@ -1,0 +1,59 @@
+"""Where text comes from: files of text, files of tokens, and the one that is always there."""
+
+import functools
+import os
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from numgpt.files import FormatError, mapped, replacing
+
+HEADER, MAGIC, VERSION = 256 * 4, 20240520, 1  # of llm.c's token files
+
+
+@functools.cache
+def default() -> str:
+    """The language reference that ships inside Python: half a megabyte of English, a little different in each version."""
+    from pydoc_data.topics import topics
+    return "\n\n".join(topics[name] for name in sorted(topics))
+
+
+def read_text(paths: Iterable) -> str:
+    """The text of files one after the other, in UTF-8."""
+    texts = []
+    for path in paths:
+        try:
+            texts.append(Path(path).read_bytes().decode())
+        except UnicodeDecodeError as error:
+            raise FormatError(f"{path} is not UTF-8 at byte {error.start}: encode its bytes, or convert it") from None
+    return "".join(texts)
+
+
+def read_tokens(path) -> np.ndarray:
+    """The uint16 tokens of a .bin file, mapped: llm.c's, with a header, or nanoGPT's, without."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        start = file.read(12)
+        if len(start) == 12 and struct.unpack("<i", start[:4])[0] == MAGIC:
+            version, count = struct.unpack("<ii", start[4:])
+            if version != VERSION:
+                raise FormatError(f"{path} has version {version} of llm.c's token files; numgpt reads {VERSION}")
+            if size != HEADER + 2 * count:
+                raise FormatError(f"{path} has {size} bytes; its header, which speaks of {count} tokens, calls for {HEADER + 2 * count}")
+            return mapped(file, HEADER, (count,), "<u2")
+        if size % 2:
+            raise FormatError(f"{path} has {size} bytes, which are no whole number of 2-byte tokens")
+        return mapped(file, 0, (size // 2,), "<u2")
+
+
+def write_tokens(path, tokens, *, header: bool = False) -> None:
+    """Write tokens as uint16, with llm.c's header if asked for."""
+    tokens = np.asarray(tokens)
+    if tokens.size and not 0 <= tokens.min() <= tokens.max() < 1 << 16:
+        raise ValueError(f"a token file holds ids up to 65535; got ids from {tokens.min()} to {tokens.max()}")
+    with replacing(path) as file:
+        if header:
+            file.write(struct.pack("<iii", MAGIC, VERSION, tokens.size).ljust(HEADER, b"\0"))
+        file.write(np.ascontiguousarray(tokens, "<u2"))

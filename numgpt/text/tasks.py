@@ -1,0 +1,47 @@
+"""Two tasks in words of digits, on which a model is right or wrong: sort and add.
+
+    sort   314159=113459;        six digits, then in order
+    add    95+7=201;             the answer is written last digit first, in the order in which one adds by hand
+
+Both have the same alphabet. An example is a row of one length, filled up at the end; of its targets only the answer counts.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from numgpt.layers.inputs import IGNORE
+
+ALPHABET = "0123456789+=; "  # ";" ends an answer, " " fills up
+
+
+@dataclass(frozen=True)
+class Task:
+    """Draws questions, and knows the answers."""
+
+    name: str
+    length: int  # of a row: question, answer and what fills up
+
+    def questions(self, n: int, rng: np.random.Generator) -> list[str]:
+        if self.name == "sort":
+            return ["".join(map(str, row)) + "=" for row in rng.integers(0, 10, (n, 6))]
+        digits = rng.integers(1, 4, (n, 2))  # as many examples of each length of number
+        return ["{}+{}=".format(*(int(rng.integers(10 ** (d - 1) if d > 1 else 0, 10 ** d)) for d in row)) for row in digits]
+
+    def answer(self, question: str) -> str:
+        if self.name == "sort":
+            return "".join(sorted(question[:-1])) + ";"
+        return str(sum(map(int, question[:-1].split("+"))))[::-1] + ";"
+
+    def batch(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """ids (n, length - 1) and their targets, of which those of the answers count."""
+        rows, counts = [], []
+        for question in self.questions(n, rng):
+            answer = self.answer(question)
+            rows.append([ALPHABET.index(c) for c in (question + answer).ljust(self.length)])
+            counts.append([len(question) <= i < len(question) + len(answer) for i in range(self.length)])
+        rows, counts = np.array(rows), np.array(counts)
+        return rows[:, :-1], np.where(counts, rows, IGNORE)[:, 1:]
+
+
+TASKS = {"sort": Task("sort", 6 + 1 + 6 + 1), "add": Task("add", 3 + 1 + 3 + 1 + 4 + 1)}

@@ -1,0 +1,162 @@
+"""Windows of tokens, the files they come from, and the two tasks."""
+
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from numgpt.files import FormatError
+from numgpt.text import TASKS, CharTokenizer, Epochs, RandomCrops, corpus, split
+from numgpt.text.tasks import ALPHABET
+
+
+def test_targets_are_the_tokens_one_further_on():
+    tokens = np.arange(100, 200)
+    for windows in (RandomCrops(tokens, 7, batch=3), Epochs(tokens, 7, batch=3)):
+        ids, targets = windows.batch(4)
+        assert ids.shape == targets.shape == (3, 7) and np.array_equal(targets, ids + 1)
+
+
+@given(st.integers(2, 60), st.integers(1, 10), st.integers(1, 12), st.integers(1, 7), st.integers(0, 99))
+def test_an_epoch_has_every_window_once_and_every_token_as_a_target(n, T, stride, B, seed):
+    if n <= T:
+        with pytest.raises(ValueError, match="do not fit into a text of"):
+            Epochs(np.arange(n), T, batch=B)
+        return
+    windows = Epochs(np.arange(n), T, batch=B, stride=stride, seed=seed)
+    starts = np.concatenate([windows.starts(step) for step in range(3 * len(windows))])
+    for epoch in range(2):  # batches run on over the end of an epoch
+        one = np.sort(starts[epoch * len(windows):(epoch + 1) * len(windows)])
+        assert np.array_equal(one, np.unique([*range(0, n - T, stride), n - T - 1]))
+    if stride <= T:
+        _, targets = windows.at(windows.places)
+        assert set(targets.flat) == set(range(1, n))
+
+
+def test_a_step_depends_on_the_seed_and_its_number_alone():
+    tokens = np.random.default_rng(0).integers(0, 50, 1000).astype(np.uint16)
+    for kind in (RandomCrops, Epochs):
+        one, two = kind(tokens, 8, batch=5, seed=3), kind(tokens, 8, batch=5, seed=3)
+        run = [one.batch(step) for step in range(60)]
+        for step in (59, 0, 31):  # in any order, as after a break
+            assert all(np.array_equal(a, b) for a, b in zip(two.batch(step), run[step]))
+        other = kind(tokens, 8, batch=5, seed=4)
+        assert not np.array_equal(other.batch(0)[0], run[0][0]) and not np.array_equal(run[1][0], run[0][0])
+
+
+def test_random_crops_reach_every_place():
+    windows = RandomCrops(np.arange(12), 4, batch=50)
+    assert set(windows.starts(0)) | set(windows.starts(1)) == set(range(8))
+
+
+def test_epochs_without_shuffling_are_in_order():
+    windows = Epochs(np.arange(20), 5, batch=2, shuffle=False)
+    assert [windows.starts(step).tolist() for step in range(3)] == [[0, 5], [10, 14], [0, 5]]
+
+
+def test_what_does_not_count_is_no_target():
+    tokens, counts = np.arange(10), np.arange(10) >= 4
+    ids, targets = Epochs(tokens, 9, batch=1, counts=counts).batch(0)
+    assert ids.tolist() == [[*range(9)]] and targets.tolist() == [[-100, -100, -100, 4, 5, 6, 7, 8, 9]]
+
+
+@pytest.mark.parametrize("call, says", [
+    (lambda: RandomCrops(np.arange(7), 7, batch=1), "a window of 7 tokens and the one after them do not fit into a text of 7"),
+    (lambda: RandomCrops(np.arange(0), 1, batch=1), "into a text of 0"),
+    (lambda: RandomCrops(np.zeros(9), 2, batch=1), "tokens must be one row of integers; got float64"),
+    (lambda: RandomCrops(np.zeros((3, 3), int), 2, batch=1), r"of shape \(3, 3\)"),
+    (lambda: RandomCrops(np.arange(9), 0, batch=1), "n_tokens must be at least 1; got 0"),
+    (lambda: Epochs(np.arange(9), 2, batch=1, stride=0), "stride must be at least 1"),
+    (lambda: RandomCrops(np.arange(9), 2, batch=1, counts=np.ones(8, bool)), "counts must be booleans, one a token"),
+    (lambda: split(np.arange(10), 0), "held_out is a share of the text between 0 and 1; got 0"),
+    (lambda: split(np.arange(2), 0.1), "a text of 2 tokens is too short to hold out 0.1 of it"),
+])
+def test_a_wrong_call_is_answered_with_a_sentence(call, says):
+    with pytest.raises((ValueError, TypeError), match=says):
+        call()
+
+
+def test_the_end_of_a_text_is_held_out():
+    train, held_out = split(np.arange(100), 0.07)
+    assert np.array_equal(np.concatenate([train, held_out]), np.arange(100)) and len(held_out) == 7
+
+
+# -- files
+
+
+@pytest.mark.parametrize("header", [False, True])
+def test_token_files_come_back_mapped(tmp_path, header):
+    tokens = np.random.default_rng(0).integers(0, 1 << 16, 5001)
+    corpus.write_tokens(tmp_path / "t.bin", tokens, header=header)
+    assert (tmp_path / "t.bin").stat().st_size == 1024 * header + 2 * 5001
+    read = corpus.read_tokens(tmp_path / "t.bin")
+    assert np.array_equal(read, tokens) and not read.flags.writeable and read.dtype == np.uint16
+    ids, targets = RandomCrops(read, 9, batch=4).batch(0)
+    assert ids.dtype == np.int64 and np.array_equal(ids[:, 1:], targets[:, :-1])
+
+
+def test_llm_cs_header_is_as_published(tmp_path):
+    (tmp_path / "t.bin").write_bytes(struct.pack("<256i", 20240520, 1, 3, *[0] * 253) + struct.pack("<3H", 7, 8, 50256))
+    assert corpus.read_tokens(tmp_path / "t.bin").tolist() == [7, 8, 50256]
+
+
+@pytest.mark.parametrize("content, says", [
+    (b"123", "has 3 bytes, which are no whole number of 2-byte tokens"),
+    (struct.pack("<256i", 20240520, 2, 0, *[0] * 253), "has version 2 of llm.c's token files; numgpt reads 1"),
+    (struct.pack("<256i", 20240520, 1, 5, *[0] * 253), "has 1024 bytes; its header, which speaks of 5 tokens, calls for 1034"),
+    (struct.pack("<256i", 20240520, 1, -1, *[0] * 253), "speaks of -1 tokens"),
+])
+def test_a_damaged_token_file_is_refused(tmp_path, content, says):
+    (tmp_path / "t.bin").write_bytes(content)
+    with pytest.raises(FormatError, match=says):
+        corpus.read_tokens(tmp_path / "t.bin")
+
+
+def test_ids_that_do_not_fit_are_not_written(tmp_path):
+    with pytest.raises(ValueError, match="ids up to 65535; got ids from 3 to 65536"):
+        corpus.write_tokens(tmp_path / "t.bin", [3, 65536])
+    assert not [*tmp_path.iterdir()]
+
+
+def test_text_files_are_joined_and_must_be_utf_8(tmp_path):
+    (tmp_path / "a").write_text("é1\r\n", newline="")
+    (tmp_path / "b").write_text("2")
+    assert corpus.read_text([tmp_path / "a", tmp_path / "b"]) == "é1\r\n2"
+    (tmp_path / "c").write_bytes(b"ok\xff")
+    with pytest.raises(FormatError, match="c is not UTF-8 at byte 2"):
+        corpus.read_text([tmp_path / "c"])
+
+
+def test_the_text_that_is_always_there_is_half_a_megabyte_of_english():
+    text = corpus.default()
+    assert 300_000 < len(text) < 1_500_000 and text.count(" the ") > 3000
+    assert CharTokenizer.train(text).n_vocab < 200
+
+
+# -- tasks
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_targets_are_the_answer_and_nothing_else(name):
+    task, rng = TASKS[name], np.random.default_rng(0)
+    ids, targets = task.batch(300, rng)
+    assert ids.shape == targets.shape == (300, task.length - 1)
+    for row, target in zip(ids, targets):
+        text = "".join(ALPHABET[i] for i in row)
+        question = text[:text.index("=") + 1]
+        counted = np.flatnonzero(target != -100)
+        assert "".join(ALPHABET[i] for i in target[counted]) == task.answer(question)
+        assert counted[0] == len(question) - 1 and np.array_equal(counted, np.arange(counted[0], counted[-1] + 1))
+
+
+def test_the_answers_are_right():
+    assert TASKS["sort"].answer("314159=") == "113459;"
+    assert TASKS["add"].answer("95+7=") == "201;" and TASKS["add"].answer("999+999=") == "8991;" and TASKS["add"].answer("0+0=") == "0;"
+
+
+def test_numbers_of_one_to_three_digits_are_added_and_each_length_is_drawn_as_often():
+    questions = TASKS["add"].questions(3000, np.random.default_rng(0))
+    lengths = [len(part) for question in questions for part in question[:-1].split("+")]
+    assert all(abs(lengths.count(n) - 2000) < 200 for n in (1, 2, 3))  # of 6000 draws, a standard deviation is 37
