@@ -5,11 +5,11 @@ import io
 import sys
 
 from numgpt import __version__
-from numgpt.cli import convert, gradcheck, plan
+from numgpt.cli import convert, gradcheck, plan, tokenize
 from numgpt.files import FormatError
 from numgpt.verify.adapters import Missing
 
-COMMANDS = (plan, convert, gradcheck)
+COMMANDS = (plan, tokenize, convert, gradcheck)
 
 
 def main(argv: list[str] | None = None) -> int:
