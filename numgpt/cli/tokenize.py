@@ -109,7 +109,7 @@ def _count(arguments) -> int:
 
 def _ids(tokenizer, arguments, text: bytes | None = None) -> list[int]:
     text = _bytes(arguments.files) if text is None else text
-    if isinstance(tokenizer, CharTokenizer):
+    if not isinstance(tokenizer, BPETokenizer):
         return tokenizer.encode(_decoded(text))
     return tokenizer.encode(text, allowed_special="all" if arguments.allow_special else ())
 

@@ -4,16 +4,20 @@ from pathlib import Path
 
 from numgpt.text.bpe import BPETokenizer
 from numgpt.text.char import CharTokenizer
+from numgpt.text.gpt1 import END_OF_WORD, GPT1Tokenizer
 from numgpt.text.stream import StreamDecoder
 from numgpt.text.tasks import TASKS
 from numgpt.text.windows import Epochs, RandomCrops, split
 
-__all__ = ["BPETokenizer", "CharTokenizer", "Epochs", "RandomCrops", "StreamDecoder", "TASKS", "load_tokenizer", "split"]
+__all__ = ["BPETokenizer", "CharTokenizer", "Epochs", "GPT1Tokenizer", "RandomCrops", "StreamDecoder", "TASKS", "load_tokenizer", "split"]
 
 
-def load_tokenizer(path) -> BPETokenizer | CharTokenizer:
-    """The tokenizer at a path: a folder or file of byte pairs, or a .json of characters."""
+def load_tokenizer(path) -> BPETokenizer | CharTokenizer | GPT1Tokenizer:
+    """The tokenizer at a path: a folder of GPT-2's or GPT-1's form, a file of merges, or a .json of characters."""
     path = Path(path)
     if path.suffix == ".json" and path.is_file():
         return CharTokenizer.load(path)
+    if path.is_dir() and any(END_OF_WORD in merges.read_text(errors="replace") for merges in path.glob("*") if merges.name in (
+            "merges.txt", "vocab_40000.bpe")):
+        return GPT1Tokenizer.load(path)
     return BPETokenizer.load(path)

@@ -9,14 +9,14 @@ Files write a byte as a printable character: the 188 printable ones as themselve
 order they are the tokens 0 to 255.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
-from numgpt.files import FormatError, read_json, replacing
+from numgpt.files import FormatError
+from numgpt.text import vocabulary
 from numgpt.text.merging import learn, merge
 from numgpt.text.pretokenize import words
 
@@ -25,7 +25,7 @@ PRINTABLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *
 BYTES = PRINTABLE + [byte for byte in range(256) if byte not in PRINTABLE]  # by token id
 CHARACTERS = {byte: chr(byte if i < len(PRINTABLE) else 256 + i - len(PRINTABLE)) for i, byte in enumerate(BYTES)}
 BYTE_OF = {character: byte for byte, character in CHARACTERS.items()}
-FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))  # Hugging Face's names, and OpenAI's
+FILES = ((vocabulary.VOCABULARY, vocabulary.MERGES), ("encoder.json", "vocab.bpe"))  # the latter are OpenAI's
 
 
 class BPETokenizer:
@@ -137,14 +137,9 @@ class BPETokenizer:
 
     def save(self, folder) -> None:
         """Write vocab.json and merges.txt, as Hugging Face has them."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         names = {i: name for name, i in self.special.items()}
-        vocabulary = {names.get(i) or written(token): i for i, token in enumerate(self.tokens)}
-        lines = ["#version: 0.2", *(f"{written(self.tokens[a])} {written(self.tokens[b])}" for a, b in self.merges)]
-        for name, text in zip(FILES[0], (json.dumps(vocabulary, ensure_ascii=False), "\n".join(lines) + "\n")):
-            with replacing(folder / name) as file:
-                file.write(text.encode())
+        vocabulary.write(folder, {names.get(i) or written(token): i for i, token in enumerate(self.tokens)},
+                         ((written(self.tokens[a]), written(self.tokens[b])) for a, b in self.merges))
 
     @classmethod
     def load(cls, path) -> "BPETokenizer":
@@ -154,37 +149,31 @@ class BPETokenizer:
         """
         path = Path(path)
         if not path.is_dir():
-            return cls._from_merges(_read_merges(path))
-        for vocabulary, merges in FILES:
-            if (path / vocabulary).exists() and (path / merges).exists():
-                return cls._from_vocabulary(read_json(path / vocabulary), _read_merges(path / merges), path / vocabulary)
-        raise FormatError(f"{path} has neither {' and '.join(FILES[0])} nor {' and '.join(FILES[1])}")
+            return cls._from_merges(_read_merges(path), path)
+        source, merges = vocabulary.find(path, FILES)
+        return cls._from_vocabulary(vocabulary.read_vocabulary(source), _read_merges(merges), source)
 
     @classmethod
-    def _from_merges(cls, pairs: list[tuple[bytes, bytes]]) -> "BPETokenizer":
+    def _from_merges(cls, pairs: list[tuple[bytes, bytes]], source: Path) -> "BPETokenizer":
         ids = {bytes([byte]): i for i, byte in enumerate(BYTES)}
         merges = []
         for a, b in pairs:
             if a not in ids or b not in ids:
-                raise FormatError(f"merge {len(merges) + 1}, of {written(a)!r} and {written(b)!r}, "
+                raise FormatError(f"{source}: merge {len(merges) + 1}, of {written(a)!r} and {written(b)!r}, "
                                   "has a part that no merge before it makes")
             merges.append((ids[a], ids[b]))
             ids.setdefault(a + b, len(ids))
         return cls([*ids, END.encode()], merges, {END: len(ids)})
 
     @classmethod
-    def _from_vocabulary(cls, vocabulary: dict, pairs: list[tuple[bytes, bytes]], source: Path) -> "BPETokenizer":
-        if sorted(map(str, vocabulary.values())) != sorted(map(str, range(len(vocabulary)))) or not all(
-                type(i) is int for i in vocabulary.values()):
-            raise FormatError(f"{source}: the ids must be the whole numbers from 0 to {len(vocabulary) - 1}, each once")
+    def _from_vocabulary(cls, names: list[str], pairs: list[tuple[bytes, bytes]], source: Path) -> "BPETokenizer":
         made = {bytes([byte]) for byte in range(256)} | {a + b for a, b in pairs}
-        tokens, special = [b""] * len(vocabulary), {}
-        for text, i in vocabulary.items():
-            token = _bytes_of(text)
-            if token in made:
-                tokens[i] = token
-            else:  # neither a byte nor made by a merge: a name
-                tokens[i], special[text] = text.encode("utf-8", "surrogatepass"), i
+        tokens, special = [], {}
+        for i, name in enumerate(names):
+            token = _bytes_of(name)
+            if token not in made:  # neither a byte nor made by a merge: the name of a special token
+                token, special[name] = name.encode(), i
+            tokens.append(token)
         ids = {token: i for i, token in enumerate(tokens) if i not in special.values()}
         lost = made - set(ids)
         if lost:
@@ -228,18 +217,10 @@ def _read(path: Path) -> str:
 
 
 def _read_merges(path: Path) -> list[tuple[bytes, bytes]]:
-    """A pair a line. The first line may be a comment; "# #" further down is a merge."""
-    try:
-        lines = path.read_bytes().decode().split("\n")
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{path} is no file of merges: it is not UTF-8 at byte {error.start}") from None
     pairs = []
-    for number, line in enumerate(lines, 1):
-        line = line.removesuffix("\r")
-        if not line or number == 1 and line.startswith("#version"):
-            continue
-        parts = [_bytes_of(part) for part in line.split(" ")]
-        if len(parts) != 2 or not all(parts):
-            raise FormatError(f"{path}, line {number}: a merge is two tokens with a space between; got {line[:60]!r}")
-        pairs.append(tuple(parts))
+    for number, *parts in vocabulary.read_merges(path):
+        pair = tuple(map(_bytes_of, parts))
+        if None in pair:
+            raise FormatError(f"{path}, line {number}: a token is written in the characters of bytes; got {' '.join(parts)[:60]!r}")
+        pairs.append(pair)
     return pairs

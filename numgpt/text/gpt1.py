@@ -1,0 +1,100 @@
+"""GPT-1's tokenizer: lower case, words apart from punctuation, and merges in which </w> ends a word.
+
+The words are those of transformers without ftfy and spaCy: accents are taken off, control characters dropped, Chinese
+characters stand alone. What characters are is asked of this Python's own Unicode.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from numgpt.files import FormatError
+from numgpt.text import vocabulary
+from numgpt.text.merging import merge
+
+END_OF_WORD, UNKNOWN = "</w>", "<unk>"
+FILES = ((vocabulary.VOCABULARY, vocabulary.MERGES), ("encoder_bpe_40000.json", "vocab_40000.bpe"))  # the latter are OpenAI's
+CHINESE = re.compile("([\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002b73f"
+                     "\U0002b740-\U0002b81f\U0002b920-\U0002ceaf\U0002f800-\U0002fa1f])")
+
+
+class GPT1Tokenizer:
+    """Text to token ids, and ids to text in lower case with a space after every word."""
+
+    def __init__(self, tokens: Sequence[str], merges: Sequence[tuple[str, str]]):
+        self.tokens, self.merges = list(tokens), list(merges)
+        self.ids = {token: i for i, token in enumerate(self.tokens)}
+        self._ranked = {(self.ids[a], self.ids[b]): (rank, self.ids[a + b])
+                        for rank, (a, b) in reversed([*enumerate(self.merges)])}
+        self._memo: dict[str, list[int]] = {}
+
+    @property
+    def n_vocab(self) -> int:
+        return len(self.tokens)
+
+    def __repr__(self):
+        return f"GPT1Tokenizer of {self.n_vocab:,} tokens, {len(self.merges):,} merges"
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text. A character that the vocabulary lacks is <unk>, or an error if it lacks that too."""
+        if not isinstance(text, str):
+            raise TypeError(f"encode wants text; got {type(text).__name__}")
+        ids = []
+        for word in words(text):
+            if word not in self._memo:
+                if len(self._memo) >= 500_000:
+                    self._memo.clear()
+                self._memo[word] = merge([self._letter(c) for c in (*word[:-1], word[-1] + END_OF_WORD)], self._ranked)
+            ids += self._memo[word]
+        return ids
+
+    def _letter(self, letter: str) -> int:
+        found = self.ids.get(letter, self.ids.get(UNKNOWN))
+        if found is None:
+            raise ValueError(f"the vocabulary has neither {letter!r} nor {UNKNOWN!r}")
+        return found
+
+    def decode(self, ids: Iterable[int]) -> str:
+        tokens = []
+        for i in map(int, ids):
+            if not 0 <= i < len(self.tokens):
+                raise ValueError(f"there is no token {i}: ids run from 0 to {len(self.tokens) - 1}")
+            tokens.append(self.tokens[i])
+        return "".join(tokens).replace(END_OF_WORD, " ").removesuffix(" ")
+
+    def save(self, folder) -> None:
+        """Write vocab.json and merges.txt, as Hugging Face has them."""
+        vocabulary.write(folder, self.ids, self.merges)
+
+    @classmethod
+    def load(cls, folder) -> "GPT1Tokenizer":
+        source, merges = vocabulary.find(Path(folder), FILES)
+        tokens = vocabulary.read_vocabulary(source)
+        known, pairs = set(tokens), []
+        for number, a, b in vocabulary.read_merges(merges):
+            lacking = [token for token in (a, b, a + b) if token not in known]
+            if lacking:
+                raise FormatError(f"{source} has no {lacking[0]!r}, of which line {number} of {merges.name} speaks")
+            pairs.append((a, b))
+        return cls(tokens, pairs)
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words and single marks of punctuation."""
+    text = "".join(" " if _is_space(c) else c for c in text if _is_space(c) or not _is_dropped(c))
+    text = unicodedata.normalize("NFD", CHINESE.sub(r" \1 ", text))
+    text = "".join(c.lower() for c in text if unicodedata.category(c) != "Mn")  # c by c: a final sigma is like any other
+    return "".join(f" {c} " if _is_punctuation(c) else c for c in text).split()
+
+
+def _is_space(c: str) -> bool:
+    return c in "\t\n\r" or unicodedata.category(c) in ("Zs", "Zl", "Zp")
+
+
+def _is_dropped(c: str) -> bool:
+    return c in "\0\ufffd" or unicodedata.category(c) in ("Cc", "Cf", "Co", "Cs")
+
+
+def _is_punctuation(c: str) -> bool:
+    return c in "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~" or unicodedata.category(c).startswith("P")
