@@ -207,6 +207,12 @@ def test_runs_of_one_letter_are_learned_as_by_counting_again(n):
     assert learn(words, spelled, 40) == learned and spelled == grown
 
 
+def test_a_pair_that_spells_a_token_that_is_there_becomes_that_token():
+    words, spelled = {(0, 1, 3): 3, (2, 3): 1}, [b"a", b"b", b"ab", b"c"]
+    assert learn(words, spelled, 5) == learned_naively(words, [b"a", b"b", b"ab", b"c"], 5)[0] == [(0, 1), (2, 3)]
+    assert spelled == [b"a", b"b", b"ab", b"c", b"abc"]
+
+
 def made(tokenizer):
     return [(tokenizer.tokens[a] + b"+" + tokenizer.tokens[b]).decode() for a, b in tokenizer.merges]
 
@@ -622,3 +628,21 @@ def test_transformers_reads_our_files_and_gives_the_same_ids(trained, tmp_path):
         assert theirs(text)["input_ids"] == trained.encode(text)
     text = f"one{END}two"
     assert theirs(text)["input_ids"] == trained.encode(text, "all")
+
+
+@pytest.mark.parametrize("special", ["<|end|>", ("x", "x"), ("",), ("\ud800",)])
+def test_names_that_would_not_come_back_from_a_file_are_refused_before_training(special):
+    with pytest.raises(ValueError, match="special must be a list of different names"):
+        BPETokenizer.train("abc abc", 300, special=special)
+
+
+def test_a_special_token_written_like_another_token_is_refused():
+    with pytest.raises(ValueError, match="the special token 'ab' is written like token 256"):
+        BPETokenizer.train("ab ab ab", 300, special=("ab",))
+
+
+def test_one_special_token_may_be_allowed_by_its_name_alone():
+    tokenizer = BPETokenizer.train("", 257)
+    assert tokenizer.encode("<|endoftext|>", "<|endoftext|>") == [256]
+    with pytest.raises(TypeError):
+        tokenizer.decode([1.7])
