@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numgpt.files import FormatError
-from numgpt.text import GPT1Tokenizer, corpus, load_tokenizer
+from numgpt.text import GPT1Tokenizer, StreamDecoder, corpus, load_tokenizer
 from numgpt.text.gpt1 import words
 
 TOKENS = ["<unk>", "l", "o", "w", "e", "r", "l</w>", "o</w>", "w</w>", "e</w>", "r</w>", "!</w>", "lo", "low</w>", "er</w>", "low"]
@@ -68,6 +68,12 @@ def test_damaged_files_are_refused(tmp_path, ids, merges, says):
     (tmp_path / "merges.txt").write_bytes(merges if isinstance(merges, bytes) else merges.encode())
     with pytest.raises(FormatError, match=says):
         GPT1Tokenizer.load(tmp_path)
+
+
+@given(st.lists(st.integers(0, len(TOKENS) - 1), max_size=12))
+def test_streamed_words_have_their_spaces(ids):
+    stream = StreamDecoder(tokenizer())
+    assert "".join(stream.feed(i) for i in ids) + stream.finish() == tokenizer().decode(ids)
 
 
 @pytest.mark.parametrize("call, says", [

@@ -78,7 +78,17 @@ def test_a_special_token_in_a_text_is_an_error_unless_allowed(folder, call):
     assert status == 0 and int(out.split()[-1]) == load_tokenizer(folder).special["<|endoftext|>"]
 
 
+def test_files_and_options_stand_in_any_order(folder, call, tmp_path):
+    text = tmp_path / "text"
+    expected = call("encode", folder, text, "--allow-special")
+    assert call("encode", folder, "--allow-special", text) == call("encode", "--allow-special", folder, text) == expected
+    assert expected[0] == 0 and call("count", folder, text, "--allow-special", text)[1].count(b"tokens") == 2
+
+
 @pytest.mark.parametrize("argv, given, status, says", [
+    (["encode", "BPE", "--nonsense"], b"a", 2, b"unrecognized arguments: --nonsense"),
+    (["train", "-o", "c.json"], b"a", 2, b"characters go into a .json file and need --char"),
+    (["train", "--char", "-o", "folder"], b"a", 2, b"byte pairs go into a folder"),
     (["encode", "BPE", "--header"], b"a", 2, b"--header is for a token file: name it with --out"),
     (["decode", "BPE"], b"1 x 2", 1, b"standard input: 'x' is no id"),
     (["decode", "BPE"], b"-1", 1, b"'-1' is no id"),

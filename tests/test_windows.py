@@ -120,6 +120,14 @@ def test_ids_that_do_not_fit_are_not_written(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.parametrize("tokens, says", [
+    ([1.5, 2.0], "one row of integers; got float64"), ([[1, 2]], r"of shape \(1, 2\)"), ([0xD888, 0x0134, 5], "begin like llm.c's header")])
+def test_what_would_not_come_back_is_not_written(tmp_path, tokens, says):
+    with pytest.raises((TypeError, ValueError), match=says):
+        corpus.write_tokens(tmp_path / "t.bin", tokens)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_text_files_are_joined_and_must_be_utf_8(tmp_path):
     (tmp_path / "a").write_text("é1\r\n", newline="")
     (tmp_path / "b").write_text("2")

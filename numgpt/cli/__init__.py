@@ -3,6 +3,7 @@
 import argparse
 import io
 import sys
+from pathlib import Path
 
 from numgpt import __version__
 from numgpt.cli import convert, gradcheck, plan, tokenize
@@ -18,7 +19,11 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.register(commands)
-    arguments = parser.parse_args(argv)
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and hasattr(arguments, "files") and not any(word.startswith("-") for word in rest):
+        arguments.files += map(Path, rest)  # those that stand behind an option, which argparse leaves over
+    elif rest:
+        arguments.error(f"unrecognized arguments: {' '.join(rest)}")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to fail

@@ -57,6 +57,8 @@ def _answered(run, arguments) -> int:
 
 
 def _train(arguments) -> int:
+    if arguments.char != (arguments.out.suffix == ".json"):
+        arguments.error("characters go into a .json file and need --char; byte pairs go into a folder")
     text = _bytes(arguments.files)
     if arguments.char:
         tokenizer = CharTokenizer.train(_decoded(text), replacement=True)

@@ -9,6 +9,7 @@ Files write a byte as a printable character: the 188 printable ones as themselve
 order they are the tokens 0 to 255.
 """
 
+import operator
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -16,6 +17,7 @@ from itertools import chain
 from pathlib import Path
 
 from numgpt.files import FormatError
+from numgpt.layers.inputs import positive
 from numgpt.text import vocabulary
 from numgpt.text.merging import learn, merge
 from numgpt.text.pretokenize import words
@@ -34,7 +36,13 @@ class BPETokenizer:
     def __init__(self, tokens: Sequence[bytes], merges: Sequence[tuple[int, int]], special: dict[str, int]):
         """tokens: the bytes of each id; merges: pairs of ids, in order; special: names of ids that no text becomes."""
         self.tokens, self.special = list(tokens), dict(special)
+        for name in self.special:
+            if not name:
+                raise ValueError("a special token must have a name")
         self.ids = {token: i for i, token in enumerate(self.tokens) if i not in self.special.values()}
+        taken = next((name for name in self.special if _bytes_of(name) in self.ids), None)
+        if taken is not None:
+            raise ValueError(f"the special token {taken!r} is written like token {self.ids[_bytes_of(taken)]}: name it otherwise")
         self.merges = list(merges)
         self._ranked = {pair: (rank, self.ids[self.tokens[pair[0]] + self.tokens[pair[1]]])
                         for rank, pair in reversed([*enumerate(self.merges)])}
@@ -82,7 +90,7 @@ class BPETokenizer:
         return merge([self._byte[byte] for byte in word], self._ranked)
 
     def _split_specials(self, text: str, allowed: Collection[str] | str) -> list[str]:
-        allowed = set(self.special) if allowed == "all" else set(allowed)
+        allowed = set(self.special) if allowed == "all" else {allowed} if isinstance(allowed, str) else set(allowed)
         unknown = allowed - set(self.special)
         if unknown:
             raise ValueError(f"{min(unknown)!r} is no special token here; there are {', '.join(self.special) or 'none'}")
@@ -101,7 +109,7 @@ class BPETokenizer:
     # -- ids to text
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        ids = [int(i) for i in ids]
+        ids = [operator.index(i) for i in ids]
         for i in ids:
             if not 0 <= i < len(self.tokens):
                 raise ValueError(f"there is no token {i}: ids run from 0 to {len(self.tokens) - 1}")
@@ -121,6 +129,10 @@ class BPETokenizer:
         Merging stops at n_vocab tokens, or where no pair occurs min_count times. Of pairs that are equally frequent,
         the one of smaller ids is merged first.
         """
+        if isinstance(special, str) or len(set(special)) < len(special) or not all(
+                name and not any("\ud800" <= c <= "\udfff" for c in name) for name in special):
+            raise ValueError(f"special must be a list of different names; got {special!r}")
+        n_vocab, min_count = operator.index(n_vocab), positive(min_count, "min_count")
         if n_vocab < 256 + len(special):
             raise ValueError(f"a vocabulary has 256 bytes and {len(special)} special tokens at least; got n_vocab {n_vocab}")
         counted, errors = Counter(), "surrogatepass" if isinstance(text, str) else "surrogateescape"

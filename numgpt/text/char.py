@@ -1,6 +1,7 @@
 """One token a character: the smallest tokenizer, for small corpora."""
 
 import json
+import operator
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -63,7 +64,7 @@ class CharTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; the end is no text."""
         letters = []
-        for i in map(int, ids):
+        for i in map(operator.index, ids):
             if not 0 <= i < self.n_vocab:
                 raise ValueError(f"there is no token {i}: ids run from 0 to {self.n_vocab - 1}")
             if i != self.end:

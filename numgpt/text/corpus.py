@@ -51,6 +51,12 @@ def read_tokens(path) -> np.ndarray:
 def write_tokens(path, tokens, *, header: bool = False) -> None:
     """Write tokens as uint16, with llm.c's header if asked for."""
     tokens = np.asarray(tokens)
+    if tokens.ndim != 1 or tokens.size and tokens.dtype.kind not in "iu":
+        raise TypeError(f"tokens must be one row of integers; got {tokens.dtype} of shape {tokens.shape}")
+    if header and tokens.size >= 1 << 31:
+        raise ValueError(f"llm.c's header counts up to 2**31 - 1 tokens; got {tokens.size}")
+    if not header and tokens[:2].tolist() == [MAGIC & 0xFFFF, MAGIC >> 16]:
+        raise ValueError("these tokens begin like llm.c's header and would be read as one: write it, with header=True")
     if tokens.size and not 0 <= tokens.min() <= tokens.max() < 1 << 16:
         raise ValueError(f"a token file holds ids up to 65535; got ids from {tokens.min()} to {tokens.max()}")
     with replacing(path) as file:

@@ -11,11 +11,14 @@ class StreamDecoder:
 
     def __init__(self, tokenizer, errors: str = "replace"):
         self.tokenizer = tokenizer
+        self._last: list[int] = []
         self._bytes = codecs.getincrementaldecoder("utf-8")(errors) if hasattr(tokenizer, "decode_bytes") else None
 
     def feed(self, *ids: int) -> str:
-        if self._bytes is None:  # each of its tokens is a character
-            return self.tokenizer.decode(ids)
+        if self._bytes is None:  # whole characters, but what stands between two tokens is known with the second
+            before, after = (self.tokenizer.decode([*self._last, *more]) for more in ((), ids))
+            self._last = [*self._last, *ids][-1:]
+            return after[len(before):]
         return self._bytes.decode(self.tokenizer.decode_bytes(ids))
 
     def finish(self) -> str:

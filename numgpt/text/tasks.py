@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from numgpt.layers.inputs import IGNORE
+from numgpt.layers.inputs import IGNORE, positive
 
 ALPHABET = "0123456789+=; "  # ";" ends an answer, " " fills up
 
@@ -35,6 +35,7 @@ class Task:
 
     def batch(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """ids (n, length - 1) and their targets, of which those of the answers count."""
+        positive(n, "n")
         rows, counts = [], []
         for question in self.questions(n, rng):
             answer = self.answer(question)
