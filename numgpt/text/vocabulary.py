@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from numgpt.files import FormatError, read_json, replacing
+from numgpt.files import FormatError, read_json, replacing, replacing_files
 
 VOCABULARY, MERGES = "vocab.json", "merges.txt"  # Hugging Face's names
 
@@ -46,9 +46,9 @@ def read_merges(path: Path) -> list[tuple[int, str, str]]:
 
 
 def write(folder, ids: Mapping[str, int], pairs: Iterable[tuple[str, str]]) -> None:
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    """Both files, or neither: the ids of one belong to the merges of the other."""
     lines = ["#version: 0.2", *map(" ".join, pairs)]
-    for name, text in ((VOCABULARY, json.dumps(ids, ensure_ascii=False)), (MERGES, "\n".join(lines) + "\n")):
-        with replacing(folder / name) as file:
-            file.write(text.encode())
+    with replacing_files(folder, stale=lambda name: False, last=VOCABULARY) as staging:
+        for name, text in ((MERGES, "\n".join(lines) + "\n"), (VOCABULARY, json.dumps(ids, ensure_ascii=False))):
+            with replacing(staging / name) as file:
+                file.write(text.encode())
