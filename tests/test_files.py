@@ -130,9 +130,8 @@ def test_the_array_is_what_lies_at_that_byte_wherever_pages_begin(tmp_path, begi
     assert array.tobytes() == content[begin:begin + 4 * int(np.prod(shape))]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the maps of a process are read from /proc")
 def test_a_mapping_ends_with_its_last_view(tmp_path):
-    if sys.platform != "linux":
-        pytest.skip("needs /proc")
     (tmp_path / "x").write_bytes(bytes(8192))
 
     def mappings():
