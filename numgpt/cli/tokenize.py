@@ -70,7 +70,7 @@ def _train(arguments) -> int:
 
 
 def _encode(arguments) -> int:
-    ids = _ids(load_tokenizer(arguments.tokenizer), arguments)
+    ids = _ids(load_tokenizer(arguments.tokenizer), _bytes(arguments.files), arguments.allow_special)
     if arguments.out is None:
         if arguments.header:
             arguments.error("--header is for a token file: name it with --out")
@@ -102,18 +102,16 @@ def _decode(arguments) -> int:
 def _count(arguments) -> int:
     tokenizer = load_tokenizer(arguments.tokenizer)
     for path in arguments.files or [None]:
-        arguments.files = [path] if path else []
-        text = _bytes(arguments.files)
-        n = len(_ids(tokenizer, arguments, text))
+        text = _bytes([path] if path else [])
+        n = len(_ids(tokenizer, text, arguments.allow_special))
         print(f"{path or 'standard input'}: {n:,} tokens, {len(text):,} bytes" + (f", {len(text) / n:.2f} bytes a token" if n else ""))
     return 0
 
 
-def _ids(tokenizer, arguments, text: bytes | None = None) -> list[int]:
-    text = _bytes(arguments.files) if text is None else text
+def _ids(tokenizer, text: bytes, allow_special: bool) -> list[int]:
     if not isinstance(tokenizer, BPETokenizer):
         return tokenizer.encode(_decoded(text))
-    return tokenizer.encode(text, allowed_special="all" if arguments.allow_special else ())
+    return tokenizer.encode(text, allowed_special="all" if allow_special else ())
 
 
 def _bytes(files: list[Path]) -> bytes:

@@ -35,18 +35,21 @@ def kind_of(path) -> str:
 
 def load(path, *, dtype=None) -> GPT:
     """The model at a path: numgpt's file, llm.c's, or Hugging Face's folder."""
-    kind = kind_of(path)
-    if kind == "pytorch":
-        raise FormatError(f"{path} is PyTorch's: turn it into numgpt's first, with numgpt convert {path} model.safetensors")
-    return {"huggingface": huggingface.load, "llmc": llmc.load, "numgpt": GPT.load}[kind](path, dtype=dtype)
+    return {"huggingface": huggingface.load, "llmc": llmc.load, "numgpt": GPT.load}[_readable(path)](path, dtype=dtype)
 
 
 def config_of(path) -> GPTConfig:
     """The config of the model at a path, without its weights."""
-    kind = kind_of(path)
+    kind = _readable(path)
     if kind == "numgpt":
         with safetensors.File(path) as file:
             return config_in(file)
+    return {"huggingface": huggingface.config_of, "llmc": llmc.config_of}[kind](path)
+
+
+def _readable(path) -> str:
+    """What is there, if it can be read without another framework."""
+    kind = kind_of(path)
     if kind == "pytorch":
         raise FormatError(f"{path} is PyTorch's: turn it into numgpt's first, with numgpt convert {path} model.safetensors")
-    return {"huggingface": huggingface.config_of, "llmc": llmc.config_of}[kind](path)
+    return kind

@@ -74,4 +74,3 @@ def waves(T: int, C: int) -> np.ndarray:
     rows = np.where(channel % 2 == 0, np.sin(angle), np.cos(angle))
     rows.flags.writeable = False
     return rows
-

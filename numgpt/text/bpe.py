@@ -36,9 +36,8 @@ class BPETokenizer:
     def __init__(self, tokens: Sequence[bytes], merges: Sequence[tuple[int, int]], special: dict[str, int]):
         """tokens: the bytes of each id; merges: pairs of ids, in order; special: names of ids that no text becomes."""
         self.tokens, self.special = list(tokens), dict(special)
-        for name in self.special:
-            if not name:
-                raise ValueError("a special token must have a name")
+        if "" in self.special:
+            raise ValueError("a special token must have a name")
         self.ids = {token: i for i, token in enumerate(self.tokens) if i not in self.special.values()}
         taken = next((name for name in self.special if _bytes_of(name) in self.ids), None)
         if taken is not None:

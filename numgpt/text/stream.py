@@ -16,9 +16,9 @@ class StreamDecoder:
 
     def feed(self, *ids: int) -> str:
         if self._bytes is None:  # whole characters, but what stands between two tokens is known with the second
-            before, after = (self.tokenizer.decode([*self._last, *more]) for more in ((), ids))
-            self._last = [*self._last, *ids][-1:]
-            return after[len(before):]
+            shown, known = self.tokenizer.decode(self._last), [*self._last, *ids]
+            self._last = known[-1:]
+            return self.tokenizer.decode(known)[len(shown):]
         return self._bytes.decode(self.tokenizer.decode_bytes(ids))
 
     def finish(self) -> str:

@@ -1,7 +1,7 @@
 """Token windows for next-token prediction: which ids a step sees, and what comes after each.
 
-A step's batch depends on the seed and on the number of the step alone. So a run can go on at any step, and there is no
-position to store.
+With its settings given, a step's batch depends on the seed and on the number of the step alone. So a run can go on at
+any step, and there is no position to store.
 """
 
 from collections.abc import Sequence
@@ -65,7 +65,7 @@ class Epochs(Windows):
                  counts=None):
         super().__init__(tokens, n_tokens, batch=batch, seed=seed, counts=counts)
         self.stride = self.T if stride is None else positive(stride, "stride")
-        self.shuffle = shuffle
+        self.shuffle, self._shuffled = shuffle, (-1, None)  # an epoch, and its order
         last = len(self.tokens) - self.T - 1
         self.places = np.arange(0, last + 1, self.stride)
         if self.places[-1] != last:
@@ -82,9 +82,9 @@ class Epochs(Windows):
     def _order(self, epoch: int) -> np.ndarray:
         if not self.shuffle:
             return self.places
-        if getattr(self, "_known", (None,))[0] != epoch:
-            self._known = epoch, np.random.default_rng((self.seed, epoch)).permutation(self.places)
-        return self._known[1]
+        if self._shuffled[0] != epoch:
+            self._shuffled = epoch, np.random.default_rng((self.seed, epoch)).permutation(self.places)
+        return self._shuffled[1]
 
 
 def split(tokens: Sequence[int] | np.ndarray, held_out: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
@@ -96,4 +96,3 @@ def split(tokens: Sequence[int] | np.ndarray, held_out: float = 0.1) -> tuple[np
     if not 0 < cut < len(tokens):
         raise ValueError(f"a text of {len(tokens)} tokens is too short to hold out {held_out} of it")
     return tokens[:cut], tokens[cut:]
-
