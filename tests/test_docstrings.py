@@ -70,6 +70,7 @@ PLAIN = [  # layers whose lines stand for themselves: names of inputs, inputs, m
     (L.Dropout(0.3), {"x": x(B, T, C)}, {}, {"rng": np.random.default_rng(9)}),
     (L.CausalAttention(scale=0.4, tile=2), {n: x(B, H, T, D) * (1 + i) for i, n in enumerate("qkv")}, {}, {}),
     (L.CausalAttention(scale=0.4, window=3, tile=2), {n: x(B, H, T, D) * (1 + i) for i, n in enumerate("qkv")}, {}, {}),
+    (L.Softmax(), {"x": x(B, T, C)}, {}, {}),
     (L.SoftmaxCrossEntropy(), {"logits": x(B, T, V), "targets": TARGETS}, {"count": 17}, {"count": 17}),
 ]
 

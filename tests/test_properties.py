@@ -94,6 +94,21 @@ def test_the_future_does_not_reach_the_past(name, sizes, seed, data):
         assert not dx[(slice(None),) * axis + (slice(t + 1, None),)].any()
 
 
+@pytest.mark.parametrize("score", [-1e3, -1e5, -1e12, -1e30])
+def test_however_low_the_scores_that_are_seen_none_that_is_hidden_shows_through(score):
+    # All scores alike: a position's output is the mean of what it sees, however low they are. A mask of -1e4 or -1e9
+    # is above them then, and what is added to 1e30 is lost.
+    rng = np.random.default_rng(0)
+    v = rng.standard_normal((2, 3, 7, 5))
+    q, k = np.ones_like(v), np.full_like(v, score / 5)
+    truth = np.cumsum(v, 2) / np.arange(1, 8)[:, None]
+    attention = L.CausalAttention(scale=1.0, tile=3)
+    assert np.allclose(attention(q, k, v), truth, rtol=0, atol=8 * EPS)
+    assert np.allclose(L.CausalAttention(scale=1.0)(q, k, v), truth, rtol=0, atol=8 * EPS)
+    positions = np.tile(np.arange(7), (2, 1))
+    assert np.allclose(attention.look(q, k, v, positions), truth, rtol=0, atol=8 * EPS)
+
+
 @pytest.mark.parametrize("window", [1, 2, 4])
 def test_a_window_of_w_keys_sees_w_keys(window):
     rng = np.random.default_rng(0)

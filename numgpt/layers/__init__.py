@@ -13,7 +13,9 @@ from numgpt.layers.norm import LayerNorm
 from numgpt.layers.param import Layer, Param
 from numgpt.layers.position import LearnedPositions, SinusoidalPositions
 from numgpt.layers.recompute import Recompute
+from numgpt.layers.softmax import Softmax
 
 __all__ = ["ACTIVATIONS", "BLOCKS", "CausalAttention", "Dropout", "Embedding", "FeedForward", "GELU", "GELUTanh",
            "HeadLoss", "KV", "Layer", "LayerNorm", "LearnedPositions", "Linear", "Param", "PostNormBlock", "PreNormBlock",
-           "QuickGELU", "ReLU", "Recompute", "SelfAttention", "SiLU", "SinusoidalPositions", "SoftmaxCrossEntropy"]
+           "QuickGELU", "ReLU", "Recompute", "SelfAttention", "SiLU", "SinusoidalPositions", "Softmax",
+           "SoftmaxCrossEntropy"]

@@ -9,8 +9,8 @@ from numgpt.layers.dropout import Dropout
 from numgpt.layers.inputs import channels, floats, gradient, positive
 from numgpt.layers.kv import KV
 from numgpt.layers.linear import Linear
-from numgpt.layers.ops import softmax, softmax_backward
 from numgpt.layers.param import Layer
+from numgpt.layers.softmax import Softmax
 
 
 TILE = 64  # queries
@@ -53,6 +53,7 @@ class CausalAttention(Layer):
         self.scale = scale
         self.window = math.inf if window is None else positive(window, "a window, which holds the position itself,")
         self.tile = positive(tile, "tile")
+        self.softmax = Softmax()
         self.dropout = Dropout(dropout)
 
     def forward(self, q, k, v, *, rng: np.random.Generator | None = None):
@@ -69,10 +70,10 @@ class CausalAttention(Layer):
             scores = q[:, :, queries] @ k[:, :, keys].swapaxes(-1, -2)  # (B, H, tile, keys)
             scores *= self.scale
             np.copyto(scores, -np.inf, where=hidden)
-            p = softmax(scores)
+            p, saved_p = self.softmax.forward(scores)
             p_kept, kept = self.dropout.forward(p, rng=rng)
             y[:, :, queries] = p_kept @ v[:, :, keys]
-            tiles.append((p, p_kept, kept))
+            tiles.append((saved_p, p_kept, kept))
         return y, (q, k, v, tiles)
 
     def look(self, q, k, v, positions):
@@ -83,17 +84,17 @@ class CausalAttention(Layer):
         hidden = (ahead > 0) | (ahead <= -self.window)
         if hidden.any():
             np.copyto(scores, -np.inf, where=hidden[:, None])
-        return softmax(scores) @ v
+        return self.softmax(scores) @ v
 
     def backward(self, dy, saved):
         q, k, v, tiles = saved
         dy = gradient(dy, q.shape, "CausalAttention")
         dq, dk, dv = np.empty_like(q), np.zeros_like(k), np.zeros_like(v)
-        for (queries, keys, _), (p, p_kept, kept) in zip(self._tiles(q.shape[-2], k.shape[-2]), tiles):
+        for (queries, keys, _), (saved_p, p_kept, kept) in zip(self._tiles(q.shape[-2], k.shape[-2]), tiles):
             dy_ = dy[:, :, queries]
             dv[:, :, keys] += p_kept.swapaxes(-1, -2) @ dy_
             dp = self.dropout.backward(dy_ @ v[:, :, keys].swapaxes(-1, -2), kept)
-            dscores = softmax_backward(dp, p)
+            dscores = self.softmax.backward(dp, saved_p)
             dscores *= self.scale  # scores were scaled, so is dscores
             dq[:, :, queries] = dscores @ k[:, :, keys]
             dk[:, :, keys] += dscores.swapaxes(-1, -2) @ q[:, :, queries]

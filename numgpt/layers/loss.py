@@ -40,9 +40,11 @@ class SoftmaxCrossEntropy(Layer):
 
     def backward(self, dloss, saved):
         softmaxed, targets, count = saved
-        dlogits = surprise_backward(softmaxed, targets.reshape(-1))
-        dlogits *= number(dloss) / count
+        dlogits = surprise_backward(number(dloss), softmaxed, targets.reshape(-1), count)
         return dlogits.reshape(*targets.shape, dlogits.shape[-1])
+
+    def _note(self):
+        return None
 
     def hints(self, logits, targets):
         targets = np.asarray(targets)
@@ -74,6 +76,7 @@ class HeadLoss(Layer):
         self.weight = normal(rng, (n_embd, n_vocab), std, dtype) if tied is None else tied
         self.bias = constant(0.0, (n_vocab,), dtype) if bias else None
         self.tied = tied is not None
+        self.loss = SoftmaxCrossEntropy()
         self.chunk = positive(chunk, "chunk")
 
     @property
@@ -90,28 +93,26 @@ class HeadLoss(Layer):
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
     def forward(self, x, targets, *, count: int | None = None):
-        x, targets, count, nll = self._prepare(x, targets, count)
+        x, targets, count = self._prepare(x, targets, count)
         x_rows, matrix = flat(x), self.matrix
-        dx = np.empty(x_rows.shape, nll.dtype)
+        loss, dx = 0.0, np.empty(x_rows.shape, np.result_type(x, matrix))
         dweight = np.zeros_like(self.weight.value)
         dbias = None if self.bias is None else np.zeros_like(self.bias.value)
         for part, targets_ in self._chunks(targets):
             x_ = x_rows[part]
-            nll[part], softmaxed = surprise(self.logits(x_), targets_)
-            dlogits = surprise_backward(softmaxed, targets_)
-            dlogits *= 1 / count
+            loss_, saved = self.loss.forward(self.logits(x_), targets_, count=count)
+            loss += loss_
+            dlogits = self.loss.backward(1.0, saved)
             dx[part] = dlogits @ matrix.T
             add_product(dweight, *((dlogits.T, x_) if self.tied else (x_.T, dlogits)))
             if dbias is not None:
                 dbias += rows(dlogits)
-        return nll.sum() / count, (dx.reshape(x.shape), dweight, dbias)
+        return loss, (dx.reshape(x.shape), dweight, dbias)
 
     def __call__(self, x, targets, *, count: int | None = None):
         """The loss alone."""
-        x, targets, count, nll = self._prepare(x, targets, count)
-        for part, targets_ in self._chunks(targets):
-            nll[part], _ = surprise(self.logits(flat(x)[part]), targets_)
-        return nll.sum() / count
+        x, targets, count = self._prepare(x, targets, count)
+        return sum((self.loss(self.logits(flat(x)[part]), targets_, count=count) for part, targets_ in self._chunks(targets)), 0.0)
 
     def backward(self, dloss, saved):
         dx, dweight, dbias = saved
@@ -126,7 +127,7 @@ class HeadLoss(Layer):
         C, V = self.matrix.shape
         x = channels(x, C, "HeadLoss")
         targets = target_ids(targets, V, x.shape[:-1])
-        return x, targets, counted(targets, count), np.empty(targets.size, np.result_type(x, self.weight.value))
+        return x, targets, counted(targets, count)
 
     def _chunks(self, targets):
         targets = targets.reshape(-1)
@@ -173,11 +174,12 @@ def surprise(logits, targets):
     return np.where(counts, nll[:, 0], 0), (e, 1 + rest, others)
 
 
-def surprise_backward(softmaxed, targets):
-    """softmax - onehot (N, V), where softmax - 1 at the target is -others / total; 0 where ignored."""
+def surprise_backward(dloss, softmaxed, targets, count):
+    """dloss * (softmax - onehot) / count (N, V), where softmax - 1 at the target is -others / total; 0 where ignored."""
     e, total, others = softmaxed
     counts = (targets != IGNORE)[:, None]
-    dlogits = e * (counts / total)
-    np.put_along_axis(dlogits, np.where(counts, targets[:, None], 0), -others * (counts / total), -1)
+    share = dloss / count * (counts / total)  # (N, 1): what is the same for a whole row
+    dlogits = e * share
+    np.put_along_axis(dlogits, np.where(counts, targets[:, None], 0), -others * share, -1)
     dlogits[~counts[:, 0]] = 0  # also where the ignored row was not finite
     return dlogits

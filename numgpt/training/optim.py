@@ -11,6 +11,7 @@ from itertools import accumulate
 import numpy as np
 
 from numgpt.layers.blocks import blocks
+from numgpt.layers.param import Param
 from numgpt.threads import Pool, one_blas_thread
 
 
@@ -26,13 +27,14 @@ class Optimizer:
     def __init__(self, model, *, weight_decay: float = 0.0, pool: Pool | None = None):
         self.values, self.grads = model.values, model.grads
         self.weight_decay, self.pool = _at_least_0(weight_decay, "weight_decay"), pool or Pool(1)
+        self.params = model.params()  # views of values and grads, one after the other
         self.n_steps = 0
         for name in self.moments:
             setattr(self, name, np.zeros(self.values.shape, self.values.dtype))
-        self._blocks, self._matrices = list(blocks(self.values.size)), list(_matrices(model))
+        self._blocks, self._matrices = list(blocks(self.values.size)), list(_matrices(self.params))
 
     def norm(self) -> float:
-        """The length of the gradient, all parameters taken together."""
+        """The length of the gradient, all parameters taken together: norm = sqrt((grads * grads).sum())."""
         with one_blas_thread():  # a product that the BLAS shares out among its threads has other bits
             squares = self.pool.map(lambda part: _square(self.grads[part]), self._blocks)
         return math.sqrt(sum(squares))  # in the order of the blocks
@@ -46,8 +48,8 @@ class Optimizer:
             if shrink != 1:
                 for matrix in matrices:
                     self.values[matrix] *= shrink
-            g = self.grads[part]
-            self._move(part, g if scale == 1 else scale * g, lr)
+            g = self.grads[part] if scale == 1 else scale * self.grads[part]
+            self._move(part, g, lr)
 
         self.pool.map(move, self._blocks, self._matrices)
 
@@ -110,7 +112,10 @@ class AdamW(Optimizer):
 
 
 def clip(norm: float, longest: float) -> float:
-    """What a gradient of that norm is multiplied by so that it is no longer than longest; the 1e-6 is torch's."""
+    """What a gradient of that norm is multiplied by so that it is no longer than longest; the 1e-6 is torch's.
+
+        g = min(1, longest / (norm + 1e-6)) * g           one factor for all parameters
+    """
     return min(1.0, longest / (norm + 1e-6))
 
 
@@ -121,10 +126,10 @@ def _square(g: np.ndarray) -> float:
     return float(square)
 
 
-def _matrices(model) -> Iterator[list[slice]]:
+def _matrices(params: list[Param]) -> Iterator[list[slice]]:
     """For each block the parts of it that belong to matrices and tables."""
-    ends = list(accumulate(param.size for param in model.params()))
-    spans = [(end - param.size, end) for param, end in zip(model.params(), ends) if len(param.shape) > 1]
+    ends = list(accumulate(param.size for param in params))
+    spans = [(end - param.size, end) for param, end in zip(params, ends) if len(param.shape) > 1]
     for block in blocks(ends[-1]):
         inside = ((max(start, block.start), min(stop, block.stop)) for start, stop in spans)
         yield [slice(start, stop) for start, stop in inside if start < stop]

@@ -37,6 +37,9 @@ class Shards:
         with Shards(model, 4) as shards:
             loss = shards.backward(ids, targets)   # the gradient is in model.grads
 
+        loss = sum(loss of piece)                  each of them a sum over its targets, divided by the whole batch's count
+        grads = sum(gradient of piece)
+
     n         into how many shards a batch is split
     pieces    in how many pieces each shard takes its rows, one after the other, where memory is short; their losses and
               gradients add up to the whole batch's, however unequal their counts of targets
