@@ -5,11 +5,10 @@ import math
 import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from difflib import get_close_matches
 
 import numpy as np
 
-from numgpt.files import short
+from numgpt.files import nearest, short
 from numgpt.layers import ACTIVATIONS, BLOCKS
 from numgpt.plan import Plan, n_params
 
@@ -93,8 +92,8 @@ class GPTConfig:
         known = {field.name for field in fields(cls)}
         for name in values:
             if name not in known:
-                near = get_close_matches(str(name), known, n=1)
-                raise ValueError(f"a config has no field {name!r}" + (f"; {near[0]!r}?" if near else ""))
+                near = nearest(str(name), known)
+                raise ValueError(f"a config has no field {name!r}" + (f"; {near!r}?" if near else ""))
         missing = [name for name in ("n_vocab", "n_ctx", "n_layer", "n_head", "n_embd") if name not in values]
         if missing:
             raise ValueError(f"a config must say {', '.join(missing)}")
@@ -148,8 +147,8 @@ class GPTConfig:
 def check_name(name, known: Iterable[str]) -> None:
     """Refuse what is no preset's name, with the one that was perhaps meant."""
     if not isinstance(name, str) or name not in known:
-        near = get_close_matches(str(name).lower(), known, n=1)
-        raise ValueError(f"there is no preset {name!r}" + (f", but there is {near[0]!r}" if near else "")
+        near = nearest(str(name).lower(), known)
+        raise ValueError(f"there is no preset {name!r}" + (f", but there is {near!r}" if near else "")
                          + f": choose one of {', '.join(known)}")
 
 

@@ -5,10 +5,8 @@ import json
 import math
 import mmap
 import os
-import secrets
-import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -28,13 +26,8 @@ class FormatError(ValueError):
     """A file or folder breaks a rule of its format, or holds what numgpt cannot represent."""
 
 
-@contextmanager
-def replacing(path) -> Iterator[BinaryIO]:
-    """A new file under another name, which takes the place of path when all of it is on the disk.
-
-    Whatever happens on the way, path is the old file or the new one, never half of it. A link stays a link, to a new
-    file; the permissions of a file that is replaced stay.
-    """
+def replaceable(path) -> Path:
+    """Where a new file for path would stand; an error, if none can: what is long to compute asks before it begins."""
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, "it is a folder; a file's name is wanted", str(path))
@@ -42,7 +35,18 @@ def replacing(path) -> Iterator[BinaryIO]:
         raise FileNotFoundError(errno.ENOENT, "there is no such folder to write into", str(target.parent))
     if target.exists() and not target.is_file():
         raise FileExistsError(errno.EEXIST, "it is no file, but a pipe or device, and would not be one any more", str(path))
-    temporary = target.with_name(f"{UNFINISHED}{secrets.token_hex(6)}.tmp")
+    return target
+
+
+@contextmanager
+def replacing(path) -> Iterator[BinaryIO]:
+    """A new file under another name, which takes the place of path when all of it is on the disk.
+
+    Whatever happens on the way, path is the old file or the new one, never half of it. A link stays a link, to a new
+    file; the permissions of a file that is replaced stay.
+    """
+    target = replaceable(path)
+    temporary = target.with_name(f"{UNFINISHED}{os.urandom(6).hex()}.tmp")
     try:
         with open(temporary, "xb") as file:
             if target.exists():
@@ -83,7 +87,7 @@ def replacing_files(folder, stale: Callable[[str], bool], last: str) -> Iterator
         raise NotADirectoryError(errno.ENOTDIR, "it is a file; a folder's name is wanted", str(folder))
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    staging = folder / f"{UNFINISHED}{secrets.token_hex(6)}.tmp"
+    staging = folder / f"{UNFINISHED}{os.urandom(6).hex()}.tmp"
     try:
         staging.mkdir()
         yield staging
@@ -96,6 +100,7 @@ def replacing_files(folder, stale: Callable[[str], bool], last: str) -> Iterator
                 os.replace(path, folder / path.name)
             _settle(folder)
     finally:
+        import shutil  # not above: it brings along every way to pack an archive
         shutil.rmtree(staging, ignore_errors=True)
         if made and not any(folder.iterdir()):
             folder.rmdir()
@@ -186,6 +191,12 @@ def short(item) -> str:
     """What came, for a sentence."""
     text = repr(item)
     return text if len(text) < 60 else text[:57] + "..."
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The one that was perhaps meant."""
+    from difflib import get_close_matches  # not above: only a fault needs it
+    return next(iter(get_close_matches(name, known, n=1)), None)
 
 
 def _refused(constant: str):

@@ -3,11 +3,10 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from difflib import get_close_matches
 from numbers import Integral, Real
 
 from numgpt.config import check_name
-from numgpt.files import short
+from numgpt.files import nearest, short
 from numgpt.layers.inputs import positive, whole
 from numgpt.training.optim import SGD, AdamW, Optimizer
 from numgpt.training.schedule import Schedule
@@ -106,8 +105,8 @@ class Settings:
         known = [field.name for field in fields(cls)]
         for name in changes:
             if name not in known:
-                near = get_close_matches(name, known, n=1)
-                raise TypeError(f"there is no setting {name!r}" + (f"; {near[0]!r}?" if near else ""))
+                near = nearest(name, known)
+                raise TypeError(f"there is no setting {name!r}" + (f"; {near!r}?" if near else ""))
         if preset is not None:
             check_name(preset, TRAINING)
         own = dict(TRAINING[preset or "char-cpu"])
