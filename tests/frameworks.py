@@ -164,10 +164,8 @@ def of_numgpt(model, ids, targets):
 
 
 def mistakes_of_models():
-    """The planted mistakes that a whole model makes too: it has no plain loss layer, and no dropout without rng."""
-    elsewhere = ("loss.SoftmaxCrossEntropy.", "dropout.")
-    return [slug for slug, mutant in mutants.CATALOGUE.items()
-            if not mutant.where.startswith(elsewhere) and slug != "dropout-v"]
+    """The planted mistakes that show in a whole model's gradients: no dropout without rng, and no score of ten thousand."""
+    return [slug for slug in mutants.names("gradient") if not slug.startswith("dropout-") and slug != "mask-finite"]
 
 
 def errors(found, truth):
