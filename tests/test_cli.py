@@ -1,14 +1,18 @@
 """The command line, as it is called."""
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from numgpt.cli import main
 from numgpt.verify import cases, mutants
+from numgpt.verify.passes import Steps
+from numgpt.verify.trace import example
 
 ROOT = Path(__file__).parent.parent
 
@@ -66,3 +70,40 @@ def test_help_and_version(capsys):
 def test_python_m_and_a_reader_that_leaves_early():
     ran = subprocess.run(f"{sys.executable} -m numgpt gradcheck --list | head -1", shell=True, cwd=ROOT, capture_output=True, text=True)
     assert ran.stdout == "linear\n" and ran.stderr == ""
+
+
+class Gone:
+    """What print writes to when the reader has left."""
+
+    encoding = "utf-8"
+
+    def write(self, *text):
+        raise BrokenPipeError
+
+    flush = fileno = write
+
+
+def test_a_verdict_is_the_exit_status_though_nobody_reads_it(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Gone())
+    monkeypatch.setattr("numgpt.cli._abandon_output", lambda: None)  # standard output is the tests' own
+    assert main(["gradcheck", "layernorm"]) == 0
+    with mutants.apply("ln-no-xhat"):
+        assert main(["gradcheck", "layernorm"]) == 1
+
+
+def test_a_dump_that_differs_is_exit_status_1_into_a_pipe_without_a_reader(tmp_path):
+    trace, wrong = example(cases.small("nano"), steps=Steps(0), batch=1, n_tokens=3), tmp_path / "wrong.npz"
+    trace.write(tmp_path / "ref")
+    np.savez(wrong, **{"forward.logits": 2 * trace["forward.logits"]})
+    reader, writer = os.pipe()
+    os.close(reader)
+    ran = subprocess.run([sys.executable, "-m", "numgpt", "compare", tmp_path / "ref", wrong], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert ran.returncode == 1 and ran.stderr == b""
+
+
+def test_ctrl_c_while_a_command_is_loaded_exits_130_without_a_traceback(monkeypatch):
+    def interrupted(name):
+        raise KeyboardInterrupt
+    monkeypatch.setattr("numgpt.cli.import_module", interrupted)
+    assert main(["plan", "nano"]) == 130

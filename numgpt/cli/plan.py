@@ -1,9 +1,8 @@
 """numgpt plan: what a model costs, before it is built."""
 
 from dataclasses import MISSING, fields
-from pathlib import Path
 
-from numgpt import formats
+from numgpt.cli.configs import config_named
 from numgpt.cli.options import changed
 from numgpt.config import PRESETS, GPTConfig
 from numgpt.files import FormatError
@@ -16,7 +15,7 @@ def register(commands) -> None:
         description="Print the parameters, FLOPs a token, and bytes for weights, gradients, moments and the values kept "
                     "for backward, with and without Recompute. Without a name, print the presets.")
     parser.add_argument("model", nargs="?", metavar="PRESET|PATH",
-                        help="a preset, or weights: numgpt's or llm.c's file, or Hugging Face's folder")
+                        help="a preset, a config in JSON, or weights: numgpt's or llm.c's file, or Hugging Face's folder")
     parser.add_argument("--batch", type=int, default=1, metavar="B", help="sequences in a batch (default: 1)")
     parser.add_argument("--tokens", type=int, metavar="T", help="tokens in a sequence (default: the context)")
     parser.add_argument("--dtype", choices=("float16", "float32", "float64"), default="float32", help="type of the numbers (default: float32)")
@@ -33,7 +32,7 @@ def run(arguments) -> int:
         print(_table(), end="")
         return 0
     try:
-        config = _config(arguments.model).change(**dict(changed(text) for text in arguments.changes))
+        config = config_named(arguments.model).change(**dict(changed(text) for text in arguments.changes))
         plan = config.plan(batch=arguments.batch, n_tokens=arguments.tokens, dtype=arguments.dtype)
     except FormatError:
         raise
@@ -41,15 +40,6 @@ def run(arguments) -> int:
         arguments.error(str(error))
     print(plan.to_json() if arguments.json else f"{arguments.model}: {_summary(config)}\n{plan}")
     return 0
-
-
-def _config(name: str) -> GPTConfig:
-    if name not in PRESETS and Path(name).exists():
-        return formats.config_of(name)
-    try:
-        return GPTConfig.preset(name)
-    except ValueError as error:
-        raise ValueError(f"{error}; and there is no file or folder of that name") from None
 
 
 def _summary(c: GPTConfig) -> str:
