@@ -36,6 +36,23 @@ def test_the_commands_that_are_shown_with_their_output_print_it(capsys):
         assert capsys.readouterr().out == output
 
 
+def test_the_story_for_porters_goes_as_it_is_told(tmp_path, monkeypatch, capsys):
+    """Three commands, and what the port does between them. The last digits of tolerances are the machine's own."""
+    section = re.search(r"^## For porters.*?(?=^## )", README.read_text(), re.M | re.S)[0]
+    monkeypatch.chdir(tmp_path)
+    told = re.findall(r"^```(console|python)\n(.*?)^```", section, re.M | re.S)
+    assert [kind for kind, _ in told] == ["console", "python", "console"]
+    rounding = re.compile(r"(?<=  )\d\.\de-0\d(?=   )|\d\.\de-0\d(?= is rounding)|\d\.\d(?= digits)")
+    for kind, text in told:
+        if kind == "python":
+            exec(text, {})
+            continue
+        for command in re.split(r"^\$ numgpt ", text, flags=re.M)[1:]:
+            arguments, output = command.split("\n", 1)
+            assert main(arguments.split()) == (0 if arguments.startswith("trace") else 1)
+            assert rounding.sub("#", capsys.readouterr().out) == rounding.sub("#", output)
+
+
 class Dense:
     """The layer of the recipe, with its mistake."""
 
