@@ -10,6 +10,7 @@ from test_kv import TOLERANCE, model_of
 from numgpt import generate
 from numgpt.sample import score
 from numgpt.text import CharTokenizer
+from stages import later
 
 PROMPT, N = [2, 0], 4
 MODELS = [model_of(seed, n_vocab=4, n_ctx=12, n_layer=2) for seed in range(3)]
@@ -24,8 +25,8 @@ def texts(stops, n, n_vocab=4):
 
 
 @pytest.mark.parametrize("model", MODELS, ids=range(3))
-@pytest.mark.parametrize("stops", [(), (1,), (0, 3)])
-@pytest.mark.parametrize("length_penalty", [-2.0, 0.0, 0.5, 1.0, 3.0])
+@pytest.mark.parametrize("stops", [(), (1,), later((0, 3))])
+@pytest.mark.parametrize("length_penalty", [-2.0, 0.0, later(0.5), 1.0, later(3.0)])
 def test_with_a_beam_for_every_beginning_the_best_of_all_texts_is_found(model, stops, length_penalty):
     def worth(text):
         return score(model, np.array([*PROMPT, *text])).logprobs[1:].sum() / len(text) ** length_penalty

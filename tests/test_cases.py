@@ -7,10 +7,15 @@ from numgpt.gradcheck import check
 from numgpt.verify import cases
 from stages import later
 
-PARTS = [later(name) if "block" in name or name == "recompute" else name for name in cases.names()]
+# Whole blocks: test_model.py has them in nano, each element of it, and in gpt1. They and what has a sister wait for the second stage.
+BLOCKS = [name for name in cases.names() if "block" in name or name == "recompute"]
+EXACT = [later(name) if name in BLOCKS and name != "pre-norm-block-dropout" else name for name in cases.names()]
+SISTERS = {*BLOCKS, "self-attention-unscaled", "self-attention-no-bias", "self-attention-window", "head-loss-tied",
+           "head-loss-bias", "feed-forward-gelu"}
+FIRST = [later(name) if name in SISTERS else name for name in cases.names()]
 
 
-@pytest.mark.parametrize("name", cases.names())
+@pytest.mark.parametrize("name", EXACT)
 def test_complex_step_agrees_within_1e_12_of_the_largest_derivative(name):
     inputs, options = cases.make(name, seed=1).arguments()
     report = check(*inputs, method="complex", mode="every", **options)
@@ -20,7 +25,7 @@ def test_complex_step_agrees_within_1e_12_of_the_largest_derivative(name):
     assert max(f.error for f in report.gradients) <= 1e-12
 
 
-@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("name", [later(name) if name == "self-attention-dropout" else name for name in FIRST])
 def test_richardson_agrees_within_its_own_tolerance(name):
     # Small sizes, coprime all the same: sixteen evaluations an element.
     sizes = cases.Sizes(B=1, T=4, H=2, D=3, C=5, F=7, V=11)
@@ -30,7 +35,7 @@ def test_richardson_agrees_within_its_own_tolerance(name):
     assert max(f.tolerance for f in report.gradients) < 1e-8  # it did not agree by knowing nothing
 
 
-@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("name", FIRST)
 def test_float32_follows_float64(name):
     inputs, options = cases.make(name, seed=3, sizes=cases.Sizes(dtype=np.float32)).arguments()
     report = check(*inputs, mode="every", **options)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_kv import TOLERANCE, model_of
 
@@ -28,6 +28,7 @@ def expected(model, text):
 
 
 @pytest.mark.parametrize("n_ctx", CONTEXTS)
+@settings(max_examples=10)  # each has up to 84 full forwards
 @given(lengths=st.lists(st.integers(1, 25), min_size=1, max_size=4), n=st.integers(0, 20), seed=st.integers(0, 2 ** 31))
 def test_the_scores_are_those_of_the_full_forward_over_what_is_seen_however_long_the_texts(n_ctx, lengths, n, seed):
     model, rng = MODELS[n_ctx], np.random.default_rng(seed)

@@ -17,6 +17,7 @@ from numgpt.training.faults import Signals, culprit
 from numgpt.training.folder import checkpoints
 from numgpt.training.shards import Shards
 from runs import PROSE
+from stages import later
 
 
 def broken(kind: type, way: str, number: float):
@@ -55,8 +56,10 @@ PLACES = [  # where it is planted, as what, and what is said
 ]
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("place, kind, way, said", PLACES)
+BOTH = [(*place, (i + turn) % 2 == 0) for turn in (0, 1) for i, place in enumerate(PLACES)]  # each place first one way, then the other
+
+
+@pytest.mark.parametrize("place, kind, way, said, recompute", [*BOTH[:len(PLACES)], *(later(*case) for case in BOTH[len(PLACES):])])
 def test_the_step_and_the_first_layer_that_is_not_finite_are_named(tmp_path, place, kind, way, said, recompute):
     (tmp_path / "text").write_text(PROSE * 8)
     Broken = broken(kind, way, [np.nan, np.inf, -np.inf][len(place) % 3])

@@ -1,5 +1,7 @@
 """The fuzz benchmark: a few hundred of its mutations, and whether its loop can fail at all."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -26,14 +28,14 @@ pytestmark = pytest.mark.skipif(not hasattr(fuzz.signal, "setitimer"), reason="n
 def test_a_broken_file_of_any_kind_is_refused_or_read_and_nothing_else():
     counts, sentences = Counter(), ""
     with fuzz.watched() as run:
-        for number in range(600):
+        for number in range(400):
             outcome = run(number)
             counts[outcome.kind, outcome.verdict] += 1
             sentences += outcome.sentence + "\n"
             again = f"python -m benchmarks fuzz --only {number}"
             assert outcome.verdict != "fault", f"{again}\n{outcome.sentence}\n{outcome.where}"
-    # Neither only what is broken beyond reading, nor only what is hardly touched: of 120 each.
-    assert all(counts[kind.name, "refused"] > 30 and counts[kind.name, "accepted"] > 5 for kind in fuzz.KINDS), counts
+    # Neither only what is broken beyond reading, nor only what is hardly touched: of 80 each.
+    assert all(counts[kind.name, "refused"] > 20 and counts[kind.name, "accepted"] > 3 for kind in fuzz.KINDS), counts
     for rule in ("claims a header", "not UTF-8", "is not JSON", "nested too deeply", "there twice",
                  "not a whole number", "must be described by an object", "has no dtype", "where it ends; they are",
                  "can be counted", "without holes or overlaps", "the tensors end at byte", "has no place",
@@ -138,16 +140,19 @@ sys.path.insert(0, sys.argv[1])
 from benchmarks import fuzz
 digest = hashlib.sha256()
 with fuzz.watched() as run:
-    for number in range(100):
+    for number in range(30):
         digest.update(repr(sorted(run(number).files.items())).encode())
 print(digest.hexdigest())
 """
 
 
 def test_a_number_draws_the_same_files_in_every_process():
-    ran = [subprocess.run([sys.executable, "-c", DIGEST, str(ROOT)], capture_output=True, text=True, check=True,
-                          cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": seed}).stdout for seed in ("1", "2")]
-    assert ran[0] == ran[1] != ""
+    ran = subprocess.run([sys.executable, "-c", DIGEST, str(ROOT)], capture_output=True, text=True, check=True,
+                         cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": "1"}).stdout
+    here = io.StringIO()
+    with contextlib.redirect_stdout(here):
+        exec(DIGEST.replace("sys.argv[1]", repr(str(ROOT))), {})  # in this process, whose hashes are others
+    assert ran == here.getvalue() != ""
 
 
 @pytest.mark.verify

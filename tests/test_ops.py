@@ -32,7 +32,7 @@ def series_erf(x: float) -> Fraction:
     (ops.erfc, lambda x: 1 - series_erf(x)),
 ])
 def test_erf_and_erfc_are_within_two_ulp(f, truth):
-    x = np.concatenate([np.random.default_rng(0).uniform(-5, 5, 150), np.linspace(-1 / 64, 1 / 64, 20), [1e-9, 0.4921875]])
+    x = np.concatenate([np.random.default_rng(0).uniform(-5, 5, 50), np.linspace(-1 / 64, 1 / 64, 10), [1e-9, 0.4921875]])
     for value, got in zip(x.tolist(), f(x).tolist()):
         exact = truth(value)
         assert abs(Fraction(got) - exact) <= 2 * Fraction(math.ulp(float(exact))), value

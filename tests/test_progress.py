@@ -18,7 +18,9 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, request, monkeypatch):
+    if "how_it_fares" not in request.node.name:  # what matrix products take is measured once: it costs more than all the rest
+        monkeypatch.setattr("numgpt.training.progress.matmul_speed", lambda *_: 1e9)
     (tmp_path / "text").write_text(PROSE * 8)
     return lambda report, name="run", **options: prepare(tmp_path / "text", folder=tmp_path / name, report=report, preset="nano", batch=4,
                                                          eval_every=4, **{"steps": 12, **options})

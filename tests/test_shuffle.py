@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numgpt.text.shuffle import ROUNDS, keys, shuffled
+from stages import later
 
 
 def orders(n: int, count: int) -> np.ndarray:
@@ -39,7 +40,7 @@ def test_over_seeds_every_order_is_equally_likely(n):
     assert len(found) == ways and max(abs(k - count / ways) for k in found.values()) < 5 * math.sqrt(count / ways)
 
 
-@pytest.mark.parametrize("n", [5, 30, 300])
+@pytest.mark.parametrize("n", [5, 30, later(300)])
 def test_neighbours_stay_neighbours_as_seldom_as_chance_has_it(n):
     count = 3000
     steps = np.diff(orders(n, count), axis=1)

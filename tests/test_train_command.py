@@ -1,4 +1,4 @@
-"""numgpt train as it is called: killed, stopped, full disks, wrong calls; each in a process of its own."""
+"""numgpt train as it is called: killed, stopped, full disks, wrong calls; in a process of its own where that is what counts."""
 
 import os
 import pty
@@ -14,7 +14,7 @@ from numgpt import GPT, GPTConfig, huggingface
 from numgpt.cli import main
 from numgpt.text import CharTokenizer, corpus
 from numgpt.training.folder import checkpoints, read_metrics
-from runs import PROSE, at_call, command, differing, left_by, options, sending, train, until
+from runs import PROSE, UNMEASURED, at_call, command, differing, here, left_by, options, sending, train, until
 from stages import later
 
 SMALL = ("--preset", "nano", "--batch", 4, "--steps", 40, "--eval-every", 8, "--quiet")
@@ -25,7 +25,7 @@ def desk(tmp_path_factory):
     """A folder with a text, a run of it that nothing disturbed, and one that was stopped on the way."""
     folder = tmp_path_factory.mktemp("desk")
     (folder / "text").write_text(PROSE * 8)
-    assert train(folder, "text", *SMALL, "--out", "whole").returncode == 0
+    assert here(folder, "text", *SMALL, "--out", "whole") == 0
     planted = at_call("time.perf_counter", 25, sending("SIGTERM"))
     assert train(folder, "text", *SMALL, "--out", "stopped", planted=planted).returncode == 143
     return folder
@@ -68,14 +68,18 @@ def test_a_run_that_is_killed_at_any_moment_ends_as_the_one_that_never_was(tmp_p
     (tmp_path / "text").write_text(PROSE * 8)
     words = ("text", "--preset", "nano", "--batch", 4, "--steps", 12 * kills, "--eval-every", 5, "--save-every", 3, "--quiet",
              "--set", "dropout_resid=0.1")
-    assert train(tmp_path, *words, "--out", "whole").returncode == 0
+    assert here(tmp_path, *words, "--out", "whole") == 0
     killed_again_and_again(tmp_path, words, tmp_path / "whole", kills, seed)
 
 
 def test_one_core_and_two_give_the_same_bits(desk):
-    for cores in (1, 2):
-        planted = f"os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:{cores}])"
-        assert train(desk, "text", *SMALL, "--set", "dropout_attn=0.1", "--out", f"{cores} cores", planted=planted).returncode == 0
+    allowed = os.sched_getaffinity(0)
+    try:
+        for cores in (1, 2):
+            os.sched_setaffinity(0, sorted(allowed)[:cores])
+            assert here(desk, "text", *SMALL, "--set", "dropout_attn=0.1", "--out", f"{cores} cores") == 0
+    finally:
+        os.sched_setaffinity(0, allowed)
     assert not differing(desk / "1 cores", desk / "2 cores")
 
 
@@ -83,17 +87,17 @@ def test_one_core_and_two_give_the_same_bits(desk):
 
 
 @pytest.mark.parametrize("name, status, moment", [  # in a step, while it saves, while it logs
-    ("SIGINT", 130, "time.perf_counter"), ("SIGTERM", 143, "time.perf_counter"), ("SIGHUP", 129, "time.perf_counter"),
+    ("SIGINT", 130, "time.perf_counter"), later("SIGTERM", 143, "time.perf_counter"), ("SIGHUP", 129, "time.perf_counter"),
     ("SIGTERM", 143, "os.fsync"), later("SIGTERM", 143, "json.dumps")])
 def test_a_signal_finishes_the_step_saves_says_where_and_the_run_goes_on(desk, tmp_path, name, status, moment):
     run = tmp_path / "run"
-    planted = at_call(moment, 21 if moment != "os.fsync" else 9, sending(name))
+    planted = UNMEASURED + at_call(moment, 21 if moment != "os.fsync" else 9, sending(name))
     stopped = train(desk, "text", *SMALL[:-1], "--out", run, planted=planted)
     step = read_metrics(run)[-1]["step"]
     assert stopped.returncode == status and not stopped.stderr and 0 < step < 40
     assert f"stopped by {name} after step {step}; saved in {run}: go on with --resume {run}" in stopped.stdout.splitlines()[-1]
     assert checkpoints(run)[-1].name == f"checkpoint-{step:08}.safetensors"  # nothing is lost
-    assert train(desk, "--resume", run, "--quiet").returncode == 0
+    assert here(desk, "--resume", run, "--quiet") == 0
     assert not differing(run, desk / "whole")
 
 
@@ -102,7 +106,7 @@ def test_a_second_interrupt_is_not_waited_with(desk, tmp_path):
     stopped = train(desk, "text", *SMALL, "--out", tmp_path / "run", planted=planted)
     assert (stopped.returncode, stopped.stdout, stopped.stderr) == (130, "", "")
     assert checkpoints(tmp_path / "run")[-1].name == "checkpoint-00000008.safetensors"  # not even the step is finished
-    assert train(desk, "--resume", tmp_path / "run", "--quiet").returncode == 0
+    assert here(desk, "--resume", tmp_path / "run", "--quiet") == 0
     assert not differing(tmp_path / "run", desk / "whole")
 
 
@@ -115,21 +119,21 @@ def test_a_signal_that_is_ignored_as_nohup_has_it_stays_so(desk, tmp_path):
 # -- one writer at a time
 
 
-def test_a_second_process_is_refused_until_the_first_has_died(desk, tmp_path):
+def test_a_second_process_is_refused_until_the_first_has_died(desk, tmp_path, capsys):
     run = tmp_path / "run"
     first = subprocess.Popen(command("text", *SMALL, "--steps", 10 ** 6, "--out", run), **options(desk))
     try:
         until(lambda: run.exists() and len(checkpoints(run)) == 2, first)
-        second = train(desk, "--resume", run)
-        assert second.returncode == 1 and second.stderr == f"numgpt: {run} is in use by another process, which is still alive\n"
-        again = train(desk, "text", *SMALL, "--out", run)
-        assert again.returncode == 1 and again.stderr == f"numgpt: {run} exists: go on with --resume {run}, or choose another --out\n"
+        assert here(desk, "--resume", run) == 1
+        assert capsys.readouterr().err == f"numgpt: {run} is in use by another process, which is still alive\n"
+        assert here(desk, "text", *SMALL, "--out", run) == 1
+        assert capsys.readouterr().err == f"numgpt: {run} exists: go on with --resume {run}, or choose another --out\n"
         assert first.poll() is None
     finally:
         first.kill()
         first.wait()
     done = read_metrics(run)[-1]["step"]
-    assert train(desk, "--resume", run, "--steps", done + 3, "--quiet").returncode == 0
+    assert here(desk, "--resume", run, "--steps", done + 3, "--quiet") == 0
     assert read_metrics(run)[-1]["step"] == done + 3
 
 
@@ -151,10 +155,10 @@ def test_a_run_whose_number_is_taken_at_the_last_moment_takes_the_next(desk, tmp
 # -- faults
 
 
-def test_a_rate_that_is_far_too_high_ends_with_the_step_and_the_layer_and_the_last_good_checkpoint(desk, tmp_path):
+def test_a_rate_that_is_far_too_high_ends_with_the_step_and_the_layer_and_the_last_good_checkpoint(desk, tmp_path, capsys):
     run = tmp_path / "run"
     words = ("text", "--preset", "nano", "--batch", 4, "--steps", 40, "--eval-every", 100, "--save-every", 1, "--warmup", 0)
-    ended = train(desk, *words, "--lr", "1e20", "--clip", "inf", "--out", run)
+    ended = train(desk, *words, "--quiet", "--lr", "1e20", "--clip", "inf", "--out", run)
     assert ended.returncode == 1 and "Traceback" not in ended.stderr and "Warning" not in ended.stderr
     step, where, kept, init = re.fullmatch(
         r"numgpt: (in step \d+|after step \d+) [a-z ]+ is not finite, and first of all (.*?)\. A lower learning rate, .* may help: "
@@ -164,7 +168,7 @@ def test_a_rate_that_is_far_too_high_ends_with_the_step_and_the_layer_and_the_la
     assert kept == str(checkpoints(run)[-1])
     model = GPT.load(kept)
     assert np.isfinite(model.values).all()
-    assert train(desk, "--resume", run).stderr == ended.stderr  # and it is the same a second time
+    assert here(desk, "--resume", run, "--quiet") == 1 and capsys.readouterr().err == ended.stderr  # and it is the same a second time
 
 
 def full(what: str, size: int) -> str:
@@ -187,13 +191,13 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_the_last_checkpoint_is_who
     run = shutil.copytree(desk / "stopped", tmp_path / "run")
     if what == "size":  # metrics.jsonl outgrows it
         size += (run / "metrics.jsonl").stat().st_size
-    ended = train(desk, "--resume", run, planted=full(what, size))
+    ended = train(desk, "--resume", run, planted=UNMEASURED + full(what, size))
     last = checkpoints(run)[-1]
     assert ended.returncode == 1 and ended.stderr.count("\n") == 1
     assert re.fullmatch(rf"numgpt: {run}[^ ]*: (File too large|No space left on device)\. {last} is whole: "
                         rf"go on from it with --resume {run}\n", ended.stderr)
     assert not list(run.glob(".numgpt-*"))
-    assert train(desk, "--resume", run, "--quiet").returncode == 0  # when there is room again
+    assert here(desk, "--resume", run, "--quiet") == 0  # when there is room again
     assert not differing(run, desk / "whole")
 
 
@@ -215,10 +219,14 @@ def test_a_folder_that_is_removed_while_it_is_trained_is_answered_with_a_sentenc
     assert ended.stderr.endswith(f"{run} was removed while it was trained, and nothing is left to go on from\n")
 
 
-def test_a_disk_that_is_full_at_the_beginning_leaves_nothing(desk, tmp_path):
+def test_a_disk_that_is_full_at_the_beginning_leaves_nothing(desk, tmp_path, monkeypatch, capsys):
     for n in (1, 2, 3):
-        ended = train(desk, "text", *SMALL, "--out", tmp_path / "run", planted=full("fsync", n))
-        assert ended.returncode == 1 and ended.stderr.endswith("No space left on device\n") and ended.stderr.count("\n") == 1
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", os.fsync)  # and back
+            exec(full("fsync", n), {"os": os})
+            assert here(desk, "text", *SMALL, "--out", tmp_path / "run") == 1
+        err = capsys.readouterr().err
+        assert err.endswith("No space left on device\n") and err.count("\n") == 1
         assert not list(tmp_path.iterdir())
 
 
@@ -237,11 +245,11 @@ def test_an_id_outside_the_vocabulary_met_on_the_way_is_said_with_the_step_the_f
 # -- what is printed
 
 
-def test_quiet_prints_nothing_at_all(desk, tmp_path):
+def test_quiet_prints_nothing_at_all(desk, tmp_path, capfd):
     for words in (("text", *SMALL, "--out", tmp_path / "a"), ("--resume", tmp_path / "a", "--steps", 44, "--quiet"),
                   ("--resume", tmp_path / "a", "--quiet")):
-        done = train(desk, *words)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert here(desk, *words) == 0
+        assert capfd.readouterr() == ("", "")
 
 
 def test_what_is_printed_elsewhere_than_on_a_terminal_are_plain_lines(desk, tmp_path):
@@ -254,6 +262,7 @@ def test_what_is_printed_elsewhere_than_on_a_terminal_are_plain_lines(desk, tmp_
 
 def test_the_sample_at_the_end_has_the_tokenizers_ids_alone_where_the_model_has_more(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("numgpt.training.progress.matmul_speed", lambda *_: 1e9)
     (tmp_path / "text").write_text(PROSE * 8)
     words = ("text", *SMALL[:-1], "--steps", 1, "--set", "n_vocab=400", "--out", "run")
     assert main(["train", *map(str, words)]) == 0
@@ -263,7 +272,7 @@ def test_the_sample_at_the_end_has_the_tokenizers_ids_alone_where_the_model_has_
 @pytest.mark.parametrize("columns", [30, later(200)])
 def test_on_a_terminal_a_line_is_written_anew_within_its_width(desk, tmp_path, columns):
     ours, theirs = pty.openpty()
-    how = options(desk)
+    how = options(desk, UNMEASURED)
     how["env"] |= {"COLUMNS": str(columns)}
     process = subprocess.Popen(command("text", *SMALL[:-1], "--steps", 150, "--out", tmp_path / "run"), stdout=theirs, **how)
     os.close(theirs)
@@ -287,21 +296,21 @@ def test_on_a_terminal_a_line_is_written_anew_within_its_width(desk, tmp_path, c
 def test_a_reader_that_goes_away_neither_ends_the_run_nor_costs_it_anything(desk, tmp_path):
     run = tmp_path / "run"
     process = subprocess.Popen(command("text", *SMALL[:-1], "--out", run), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               **options(desk))
+                               **options(desk, UNMEASURED))
     assert "parameters" in process.stdout.readline()
     process.stdout.close()  # as `head -1` does
     assert process.stderr.read() == "" and process.wait() == 0
     assert not differing(run, desk / "whole")
 
 
-@pytest.mark.parametrize("closed", ["import sys; sys.stdout = None", "os.dup2(os.open('/dev/full', os.O_WRONLY), 1)"])
+@pytest.mark.parametrize("closed", [later("import sys; sys.stdout = None"), "os.dup2(os.open('/dev/full', os.O_WRONLY), 1)"])
 def test_a_run_whose_output_goes_nowhere_goes_on(desk, tmp_path, closed):
-    train(desk, "text", *SMALL[:-1], "--out", tmp_path / "run", planted=closed)
+    train(desk, "text", *SMALL[:-1], "--out", tmp_path / "run", planted=UNMEASURED + closed)
     assert not differing(tmp_path / "run", desk / "whole")
 
 
 def test_a_signal_has_its_status_when_nobody_reads(desk, tmp_path):
-    planted = "r, w = os.pipe(); os.dup2(w, 1); os.close(w); os.close(r)\n" + at_call("time.perf_counter", 21, sending("SIGTERM"))
+    planted = UNMEASURED + "r, w = os.pipe(); os.dup2(w, 1); os.close(w); os.close(r)\n" + at_call("time.perf_counter", 21, sending("SIGTERM"))
     stopped = train(desk, "text", *SMALL[:-1], "--out", tmp_path / "run", planted=planted)
     assert stopped.returncode == 143 and not stopped.stderr
 
