@@ -135,6 +135,7 @@ TWINS = {
     L.ReLU: lambda f, p, layer, x: f.relu(x),
     L.QuickGELU: lambda f, p, layer, x: f.quick_gelu(x),
     L.SiLU: lambda f, p, layer, x: f.silu(x),
+    L.Softmax: lambda f, p, layer, x: f.softmax(x),
     L.Dropout: dropout,
     L.CausalAttention: attention,
     L.SelfAttention: self_attention,

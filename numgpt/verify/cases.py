@@ -214,7 +214,7 @@ _BUILDERS: dict[str, Callable] = {
     "head-loss": _head,
     "head-loss-bias": lambda rng, s: _head(rng, s, bias=True),
     "head-loss-tied": _tied,
-    "softmax": _function(ops.softmax, lambda dy, x: ops.softmax_backward(dy, ops.softmax(x))),
+    "softmax": _one(lambda s, rng: L.Softmax()),
     "log-softmax": _function(ops.log_softmax, lambda dy, x: ops.log_softmax_backward(dy, ops.log_softmax(x))),
     "logsumexp": _function(ops.logsumexp, ops.logsumexp_backward),
     "erf": _function(ops.erf, ops.erf_backward),
