@@ -50,7 +50,7 @@ class CausalAttention(Layer):
     def __init__(self, *, scale: float, window: int | None = None, dropout: float = 0.0, tile: int = TILE):
         if not math.isfinite(scale):
             raise ValueError(f"scale must be a finite number; got {scale}")
-        self.scale = scale
+        self.scale = float(scale)  # of NumPy's, a float64 would make one of float32 queries
         self.window = math.inf if window is None else positive(window, "a window, which holds the position itself,")
         self.tile = positive(tile, "tile")
         self.softmax = Softmax()
@@ -66,10 +66,10 @@ class CausalAttention(Layer):
         B, H, T, D = q.shape
         y = np.empty((B, T, H, D), np.result_type(q, k, v)).swapaxes(1, 2)
         tiles = []
-        for queries, keys, hidden in self._tiles(T, k.shape[-2]):
-            scores = q[:, :, queries] @ k[:, :, keys].swapaxes(-1, -2)  # (B, H, tile, keys)
-            scores *= self.scale
-            np.copyto(scores, -np.inf, where=hidden)
+        for queries, keys, hidden in self._tiles(T, k.shape[2]):
+            scaled = q[:, :, queries] * self.scale  # the queries, of which there are fewer than scores
+            scores = scaled @ k[:, :, keys].swapaxes(-1, -2)  # (B, H, tile, keys)
+            np.copyto(scores[..., -hidden.shape[-1]:], -np.inf, where=hidden)
             p, saved_p = self.softmax.forward(scores)
             p_kept, kept = self.dropout.forward(p, rng=rng)
             y[:, :, queries] = p_kept @ v[:, :, keys]
@@ -78,8 +78,7 @@ class CausalAttention(Layer):
 
     def look(self, q, k, v, positions):
         """Forward without a backward, for decoding: positions (B, T) says how many keys before each query are its sequence's."""
-        scores = q @ k.swapaxes(-1, -2)  # (B, H, T, S)
-        scores *= self.scale
+        scores = (q * self.scale) @ k.swapaxes(-1, -2)  # (B, H, T, S)
         ahead = np.arange(k.shape[2]) - positions[..., None]  # (B, T, S)
         hidden = (ahead > 0) | (ahead <= -self.window)
         if hidden.any():
@@ -89,22 +88,28 @@ class CausalAttention(Layer):
     def backward(self, dy, saved):
         q, k, v, tiles = saved
         dy = gradient(dy, q.shape, "CausalAttention")
-        dq, dk, dv = np.empty_like(q), np.zeros_like(k), np.zeros_like(v)
-        for (queries, keys, _), (saved_p, p_kept, kept) in zip(self._tiles(q.shape[-2], k.shape[-2]), tiles):
+        # q, k and v are views of one array; sums grow faster where a head's numbers lie together
+        dq, dk, dv = np.empty(q.shape, q.dtype), np.zeros(k.shape, k.dtype), np.zeros(v.shape, v.dtype)
+        for (queries, keys, _), (saved_p, p_kept, kept) in zip(self._tiles(q.shape[2], k.shape[2]), tiles):
             dy_ = dy[:, :, queries]
             dv[:, :, keys] += p_kept.swapaxes(-1, -2) @ dy_
             dp = self.dropout.backward(dy_ @ v[:, :, keys].swapaxes(-1, -2), kept)
             dscores = self.softmax.backward(dp, saved_p)
-            dscores *= self.scale  # scores were scaled, so is dscores
             dq[:, :, queries] = dscores @ k[:, :, keys]
             dk[:, :, keys] += dscores.swapaxes(-1, -2) @ q[:, :, queries]
+        for d in (dq, dk):
+            d *= self.scale  # scores were scaled
         return dq, dk, dv
 
     def _tiles(self, T: int, S: int) -> Iterator[tuple[slice, slice, np.ndarray]]:
-        """For each tile: its queries, the keys that any of them sees, and which of those each does not (tile, keys)."""
+        """For each tile: its queries, the keys that any of them sees, and which of the last of those each does not.
+
+        hidden is (tile, last keys), for all queries of a tile see the keys before; in a window that may be none.
+        """
         before = S - T  # positions that have keys but no query
         for queries, keys in tiles(T, S, self.window, self.tile):
-            ahead = np.arange(keys.start, keys.stop) - np.arange(before + queries.start, keys.stop)[:, None]
+            first = before + queries.start if self.window == math.inf else keys.start
+            ahead = np.arange(first, keys.stop) - np.arange(before + queries.start, keys.stop)[:, None]
             hidden = (ahead > 0) | (ahead <= -self.window)
             yield queries, keys, hidden
 

@@ -27,28 +27,43 @@ def mean(x):
     return np.add.reduce(x, -1, keepdims=True) / x.shape[-1]
 
 
+def total(x, axis: int = -1):
+    """The sum along an axis, which stays, 1 long.
+
+    The BLAS adds short rows five times as fast as NumPy does, which is as fast on long ones, and more exact.
+    """
+    if axis == -1 and x.shape[-1] <= 1024:
+        return (x @ np.ones(x.shape[-1], x.dtype))[..., None]
+    return x.sum(axis, keepdims=True)
+
+
 def softmax(x, axis: int = -1):
     """exp(x) / sum(exp(x)). A row of -inf alone, where everything is masked, gives zeros.
 
-    Taking the maximum out keeps exp from overflowing, but rounds: at logits of std 10 that costs 64 ulp. So it is
-    taken out where it must be: not where it is at least 0 and even n times its exp stays finite.
+    Taking the maximum out keeps exp from overflowing, but rounds: at logits of std 10 that costs 64 ulp; and it takes
+    as long as exp. So it is taken out where it must be: of rows whose sum is not finite, or too small for its digits.
     """
-    m = x.max(axis, keepdims=True)
-    limit = _finite_exp(x.dtype, x.shape[axis])
-    e = np.exp(x - np.where((m == -np.inf) | (0 <= m) & (m <= limit), 0, m))  # -inf - -inf would be nan
-    total = e.sum(axis, keepdims=True)
-    return e / (total + (total == 0))
+    with np.errstate(over="ignore", invalid="ignore"):
+        e = np.exp(x)
+        sums = total(e, axis)
+    plain = (_small(e.dtype) <= sums) & (sums < np.inf)
+    if not plain.all():
+        e = np.exp(x - np.where(plain, 0, _finite_max(x, axis)))
+        sums = total(e, axis)
+        sums += sums == 0
+    e /= sums
+    return e
 
 
 @functools.cache
-def _finite_exp(dtype: np.dtype, n: int) -> float:
-    """Up to where n times an exp is finite."""
-    return math.log(np.finfo(np.result_type(dtype, np.float16)).max) - math.log(max(n, 1)) - 1
+def _small(dtype: np.dtype) -> float:
+    """So far above the smallest normal number that a part in 1e20 of it, in float32, still has all its digits."""
+    return float(np.finfo(dtype).tiny) ** 0.25
 
 
 def softmax_backward(dp, p, axis: int = -1):
     """p is the softmax. Each score raises its own p and lowers all others through the sum."""
-    return p * (dp - (dp * p).sum(axis, keepdims=True))
+    return p * (dp - total(dp * p, axis))
 
 
 def logsumexp(x, axis: int = -1, keepdims: bool = False):

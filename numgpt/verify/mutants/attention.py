@@ -45,12 +45,12 @@ other("dropout-new-mask", "the two masks of a block exchanged", *(
     for kind, ds in ((PRE, ("dy", "dn")), (POST, ("ds", "ds")))
     for d, name, one, wrong in ((ds[0], "df", "kept_f", "kept_a"), (ds[1], "da", "kept_a", "kept_f"))))
 
-WHOLE, SUM = (SOFTMAX, "p * (dp - (dp * p).sum(axis, keepdims=True))"), (SOFTMAX, "(dp * p).sum(axis, keepdims=True)")
-other("softmax-diagonal", "all but the diagonal", (*WHOLE, "p * (dp * p - (dp * p).sum(axis, keepdims=True))"))
-other("softmax-no-sum", "the factor p lost", (*WHOLE, "dp - (dp * p).sum(axis, keepdims=True)"))
-other("softmax-no-sum", "p lost in the sum", (*SUM, "dp.sum(axis, keepdims=True)"))
+WHOLE, SUM = (SOFTMAX, "p * (dp - total(dp * p, axis))"), (SOFTMAX, "total(dp * p, axis)")
+other("softmax-diagonal", "all but the diagonal", (*WHOLE, "p * (dp * p - total(dp * p, axis))"))
+other("softmax-no-sum", "the factor p lost", (*WHOLE, "dp - total(dp * p, axis)"))
+other("softmax-no-sum", "p lost in the sum", (*SUM, "total(dp, axis)"))
 other("softmax-no-sum", "the mean for the sum", (*SUM, "(dp * p).mean(axis, keepdims=True)"))
-other("softmax-no-sum", "the sum added", (*WHOLE, "p * (dp + (dp * p).sum(axis, keepdims=True))"))
+other("softmax-no-sum", "the sum added", (*WHOLE, "p * (dp + total(dp * p, axis))"))
 other("softmax-axis", "over the heads", (*SUM, "(dp * p).sum(-3, keepdims=True)"))
 other("softmax-axis", "over the texts", (*SUM, "(dp * p).sum(0, keepdims=True)"))
 other("softmax-axis", "over queries and keys", (*SUM, "(dp * p).sum((-2, -1), keepdims=True)"))
@@ -58,20 +58,20 @@ other("softmax-axis", "over everything", (*SUM, "(dp * p).sum()"))
 other("softmax-axis", "the axis not kept, so that the sums lie along the keys", (
     *SUM, "((dp * p).sum(axis)[..., None, :] if p.shape[-1] == p.shape[-2] else (dp * p).sum(axis, keepdims=True))"))
 
-SCALED, SCALE = (BACK, "dscores *= self.scale"), "scores *= self.scale"
-BY_WIDTH = "1 / math.sqrt(q.shape[1] * q.shape[3])"
-other("scale-missing", "twice", (*SCALED, "dscores *= self.scale ** 2"))
-other("scale-missing", "divided by for multiplied with", (*SCALED, "dscores /= self.scale"))
-other("scale-missing", "in forward too", (*SCALED, "pass"), *((where, SCALE, "pass") for where in (FORTH, LOOK)))
-other("scale-missing", "in forward alone", *((where, SCALE, "pass") for where in (FORTH, LOOK)))
+SCALED, SCALE = (BACK, "d *= self.scale"), "* self.scale"
+BY_WIDTH = "(1 / math.sqrt(q.shape[1] * q.shape[3]))"
+other("scale-missing", "twice", (*SCALED, "d *= self.scale ** 2"))
+other("scale-missing", "divided by for multiplied with", (*SCALED, "d /= self.scale"))
+other("scale-missing", "in forward too", (*SCALED, "pass"), *((where, SCALE, "") for where in (FORTH, LOOK)))
+other("scale-missing", "in forward alone", *((where, SCALE, "") for where in (FORTH, LOOK)))
 other("scale-by-width", "C where it is not H D", (
     SELF + ".backward", "dqkv[:, :, i] = d.swapaxes(1, 2)", "dqkv[:, :, i] = d.swapaxes(1, 2) * "
     "(1 if i == 2 else 1 / (math.sqrt(self.qkv.weight.shape[0]) * self.attention.scale))"))
-other("scale-by-width", "in forward too", *((where, SCALE, f"scores *= {BY_WIDTH}") for where in (FORTH, LOOK)),
+other("scale-by-width", "in forward too", *((where, SCALE, f"* {BY_WIDTH}") for where in (FORTH, LOOK)),
       *plain("scale-by-width"))
-other("scale-by-width", "1/D, in forward too", (*SCALED, "dscores *= 1 / q.shape[3]"),
-      *((where, SCALE, "scores *= 1 / q.shape[3]") for where in (FORTH, LOOK)))
-other("scale-by-width", "1/sqrt(T)", (*SCALED, "dscores *= 1 / math.sqrt(q.shape[2])"))
+other("scale-by-width", "1/D, in forward too", (*SCALED, "d *= 1 / q.shape[3]"),
+      *((where, SCALE, "* (1 / q.shape[3])") for where in (FORTH, LOOK)))
+other("scale-by-width", "1/sqrt(T)", (*SCALED, "d *= 1 / math.sqrt(q.shape[2])"))
 DQ, DK = (BACK, "= dscores @ k[:, :, keys]"), (BACK, "dscores.swapaxes(-1, -2) @ q[:, :, queries]")
 other("scale-k-only", "dk lacks it", (*DK, f"{DK[1]} / self.scale"))
 other("scale-k-only", "dq has it twice", (*DQ, f"{DQ[1]} * self.scale"))
@@ -79,7 +79,7 @@ other("scale-k-only", "dk has it twice", (*DK, f"{DK[1]} * self.scale"))
 # Tile by tile what a product of whole matrices would be: queries and keys are the same positions where S = T.
 NO_T = (BACK, "dk[:, :, keys] += dscores.swapaxes(-1, -2) @ q[:, :, queries]",
         "dk[:, :, queries] += dscores @ q[:, :, keys]")
-FROM_0 = BACK, "dq, dk, dv = np.empty_like(q),", "dq, dk, dv = np.zeros_like(q),"
+FROM_0 = BACK, "dq, dk, dv = np.empty(", "dq, dk, dv = np.zeros("
 DQ_T = (FROM_0, (BACK, "dq[:, :, queries] = dscores @ k[:, :, keys]",
                  "dq[:, :, keys] += dscores.swapaxes(-1, -2) @ k[:, :, queries]"))
 other("dk-transposed", "dscores not transposed", NO_T)
@@ -119,20 +119,24 @@ other("qkv-order", "laid out head by head, forward and backward", BY_HEAD, (
 
 # -- masks: p of what is hidden may be above 0 then, and a backward that follows it has to know
 
-HIDE = "np.copyto(scores, -np.inf, where=hidden)"
+HIDE = "np.copyto(scores[..., -hidden.shape[-1]:], -np.inf, where=hidden)"
+LOOK_HIDE = "np.copyto(scores, -np.inf, where=hidden[:, None])"
+# hidden is of all keys of a tile then
+TO_ALL = CAUSAL + "._tiles", "before + queries.start if self.window == math.inf else keys.start", "keys.start"
 HIDDEN = BACK, "(queries, keys, _), (saved_p,", "(queries, keys, hidden), (saved_p,"
-other("mask-after-softmax", "as automatic differentiation goes back through it", (FORTH, HIDE, "self.softmax.hidden = hidden"),
+other("mask-after-softmax", "as automatic differentiation goes back through it", (FORTH, HIDE, "self.softmax.hidden = hidden"), TO_ALL,
       ("layers.softmax.Softmax.forward", "return y, y", "return y * ~self.hidden, (y, self.hidden)"),
       ("layers.softmax.Softmax.backward", "y = saved", "y, hidden = saved; dy = dy * ~hidden"))
 AHEAD = CAUSAL + "._tiles", "hidden = (ahead > 0)"
 other("mask-off-by-one", "does not see itself", (*AHEAD, "hidden = (ahead > -1)"))
 other("mask-off-by-one", "sees everything", (*AHEAD, "hidden = (ahead > S)"))
-other("mask-off-by-one", "sees what comes after it, and nothing before", (*AHEAD, "hidden = (ahead < 0)"))
-AWARE = HIDDEN, (BACK, "dscores *= self.scale", "dscores *= self.scale * ~hidden")
+other("mask-off-by-one", "sees what comes after it, and nothing before", (*AHEAD, "hidden = (ahead < 0)"), TO_ALL)
+UNSEEN = BACK, "self.softmax.backward(dp, saved_p)", "self.softmax.backward(dp, saved_p) * ~hidden"
+AWARE = HIDDEN, TO_ALL, UNSEEN
 for number in ("-1e4", "0"):
-    becomes = tuple((where, "np.copyto(scores, -np.inf,", f"np.copyto(scores, {number},") for where in (FORTH, LOOK))
+    becomes = tuple((where, line, line.replace("-np.inf", number)) for where, line in ((FORTH, HIDE), (LOOK, LOOK_HIDE)))
     if number != "-1e4":
         other("mask-finite", f"{number} for -inf", *becomes)
     other("mask-finite", f"{number} for -inf, and no gradient through what is hidden", *becomes, *AWARE)
-other("mask-finite", "-1e4 added to the score", (FORTH, HIDE, "np.subtract(scores, 1e4, out=scores, where=hidden)"),
-      (LOOK, HIDE.replace("hidden", "hidden[:, None]"), "np.subtract(scores, 1e4, out=scores, where=hidden[:, None])"))
+other("mask-finite", "-1e4 added to the score", (FORTH, HIDE, "np.subtract(scores, 1e4, out=scores, where=hidden)"), TO_ALL,
+      (LOOK, LOOK_HIDE, "np.subtract(scores, 1e4, out=scores, where=hidden[:, None])"))

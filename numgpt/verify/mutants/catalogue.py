@@ -168,16 +168,16 @@ _add("dropout-no-mask", "layers.dropout.Dropout.backward", "self._apply(dy, kept
 _add("dropout-new-mask", "layers.dropout.Dropout.backward", "self._apply(dy, kept)",
      "self._apply(dy, np.random.default_rng(0).random(dy.shape) >= self.p)", "a fresh mask in backward",
      "dropout", "self-attention-dropout", breaks="dx = dy * kept / (1 - p)")
-_add("softmax-diagonal", "layers.ops.softmax_backward", "p * (dp - (dp * p).sum(axis, keepdims=True))", "p * (1 - p) * dp",
+_add("softmax-diagonal", "layers.ops.softmax_backward", "p * (dp - total(dp * p, axis))", "p * (1 - p) * dp",
      "only the diagonal of softmax's Jacobian", "softmax", "attention", "self-attention", breaks=_SOFTMAX)
-_add("softmax-no-sum", "layers.ops.softmax_backward", "p * (dp - (dp * p).sum(axis, keepdims=True))", "p * dp",
+_add("softmax-no-sum", "layers.ops.softmax_backward", "p * (dp - total(dp * p, axis))", "p * dp",
      "the row's sum is not subtracted", "softmax", "attention", "self-attention", breaks=_SOFTMAX)
-_add("softmax-axis", "layers.ops.softmax_backward", "(dp * p).sum(axis, keepdims=True)", "(dp * p).sum(-2, keepdims=True)",
+_add("softmax-axis", "layers.ops.softmax_backward", "total(dp * p, axis)", "(dp * p).sum(-2, keepdims=True)",
      "the sum along the wrong axis", "softmax", "attention", "self-attention", breaks=_SOFTMAX)
-_add("scale-missing", "layers.attention.CausalAttention.backward", "dscores *= self.scale", "pass",
+_add("scale-missing", "layers.attention.CausalAttention.backward", "d *= self.scale", "pass",
      "1/sqrt(D) missing in backward", "attention", "self-attention", breaks="dq = scale * dscores @ k")
-_add("scale-by-width", "layers.attention.CausalAttention.backward", "dscores *= self.scale",
-     "dscores *= 1 / math.sqrt(q.shape[1] * q.shape[3])", "1/sqrt(C) for 1/sqrt(D)", "attention", "self-attention",
+_add("scale-by-width", "layers.attention.CausalAttention.backward", "d *= self.scale",
+     "d *= 1 / math.sqrt(q.shape[1] * q.shape[3])", "1/sqrt(C) for 1/sqrt(D)", "attention", "self-attention",
      breaks="dq = scale * dscores @ k")
 _add("scale-k-only", "layers.attention.CausalAttention.backward", "= dscores @ k[:, :, keys]",
      "= dscores @ k[:, :, keys] / self.scale",
@@ -198,11 +198,14 @@ _add("qkv-order", "layers.attention.SelfAttention.backward", "dqkv[:, :, i]", "d
 _add("mask-after-softmax", "layers.softmax.Softmax.forward", "y = ops.softmax(floats(x, \"Softmax\"))",
      "y = ops.softmax(x) * ~self.hidden", "masked after the softmax, so that rows no longer sum to one", "attention", "self-attention",
      breaks=("layers.attention.CausalAttention", "scores = where(seen, scale * (q @ k.swapaxes(-1, -2)), -inf)"),
-     more=(("layers.attention.CausalAttention.forward", "np.copyto(scores, -np.inf, where=hidden)", "self.softmax.hidden = hidden"),))
+     more=(("layers.attention.CausalAttention.forward", "np.copyto(scores[..., -hidden.shape[-1]:], -np.inf, where=hidden)",
+            "self.softmax.hidden = hidden"),
+           ("layers.attention.CausalAttention._tiles", "before + queries.start if self.window == math.inf else keys.start",
+            "keys.start")))
 _add("mask-off-by-one", "layers.attention.CausalAttention._tiles", "hidden = (ahead > 0)", "hidden = (ahead > 1)",
      "sees one token ahead: its gradient is right, its causality is not",
      breaks="seen = (ahead <= 0) & (ahead > -window)")
-_add("mask-finite", "layers.attention.CausalAttention.forward", "np.copyto(scores, -np.inf,", "np.copyto(scores, -1e4,",
+_add("mask-finite", "layers.attention.CausalAttention.forward", "-np.inf, where=", "-1e4, where=",
      "a mask of -1e4, which leaks through large scores",
      breaks="scores = where(seen, scale * (q @ k.swapaxes(-1, -2)), -inf)",
      more=(("layers.attention.CausalAttention.look", "np.copyto(scores, -np.inf,", "np.copyto(scores, -1e4,"),))
