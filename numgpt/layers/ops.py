@@ -110,8 +110,13 @@ def one_plus_exp(z):
 
 def sigmoid_and_slope(z):
     """s = sigmoid(z) and s (1 - s), its derivative; 1 - s itself would have lost its digits where s is near 1."""
-    s = sigmoid(z)
-    return s, s * sigmoid(-z)
+    if np.iscomplexobj(z):  # 1 / 0 and exp(inf) are nan there
+        limit = 0.98 * math.log(np.finfo(z.dtype).max)
+        z = np.clip(z, -limit, limit)
+    with np.errstate(over="ignore", divide="ignore"):
+        e = np.exp(z)
+        s = 1 / (1 + 1 / e)
+        return s, s / (1 + e)
 
 
 def _finite_max(x, axis):

@@ -130,7 +130,7 @@ _add("ffn-pre-activation", "layers.ffn.FeedForward.backward", "self.down.backwar
 _add("gelu-erf", "layers.activation.GELUTanh.slope", "s, ds = sigmoid_and_slope(_twice_u(x))", "return GELU.slope(x)",
      "the exact GELU's derivative on the tanh form", "gelu-tanh", "feed-forward",
      breaks="dx = dy * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * du)")
-_add("gelu-no-3", "layers.activation.GELUTanh.slope", "1 + 3 * 0.044715", "1 + 0.044715",
+_add("gelu-no-3", "layers.activation.GELUTanh.slope", "3 * 0.044715", "0.044715",
      "the 3 of the cube's derivative lost", "gelu-tanh", breaks="3 * 0.044715 * x * x")
 _add("gelu-no-x", "layers.activation.GELUTanh.slope", "s + x * ds * dz", "s",
      "the gate's own derivative missing", "gelu-tanh", breaks="+ 0.5 * x * (1 - t * t) * du")

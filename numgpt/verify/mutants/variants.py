@@ -131,29 +131,29 @@ other("b-mean", "in LayerNorm too, over the texts alone", (*DBIAS, "rows(dy) / l
 other("ffn-pre-activation", "the slope taken at what came after it", (
     FFN + ".backward", "self.activation.backward(da, saved_activation)", "self.activation.backward(da, saved_down)"))
 
-X, F = "x = np.clip(x, -40, 40)\n", "return np.maximum(x, LOWEST) / one_plus_exp(-_twice_u(np.clip(x, -40, 40)))"
+X, F = "x = np.clip(x, -40, 40)\n", "return x / one_plus_exp(_twice_u(x, -1))"
 TO_TANH = (EXACT + ".slope", "x = np.clip(x, -40, 40)", "return GELUTanh.slope(x)")
 other("gelu-erf", "the exact GELU forward, the tanh form's derivative", (TANH + ".f", F, "return GELU.f(x)"))
 other("gelu-erf", "the exact GELU forward and backward", (TANH + ".f", F, "return GELU.f(x)"), *plain("gelu-erf"))
 other("gelu-erf", "the tanh form's derivative on the exact GELU", TO_TANH)
 other("gelu-erf", "the tanh form for the exact GELU, forward and backward", TO_TANH, (
-    EXACT + ".f", "return np.maximum(x, LOWEST) * normal_cdf(x)", "return GELUTanh.f(x)"))
+    EXACT + ".f", "return np.clip(x, LOWEST, np.inf) * normal_cdf(x)", "return GELUTanh.f(x)"))
 QUICK = (TANH + ".slope", X, "return QuickGELU().slope(x)\n")
 other("gelu-erf", "x sigmoid(1.702 x)'s derivative on the tanh form", QUICK)
 other("gelu-erf", "x sigmoid(1.702 x) for the tanh form, forward and backward", QUICK,
       (TANH + ".f", F, "return QuickGELU().f(x)"))
-CUBE = TANH + ".slope", "(1 + 3 * 0.044715 * x * x)"
-other("gelu-no-3", "an x lost beside it", (*CUBE, "(1 + 3 * 0.044715 * x)"))
-other("gelu-no-3", "the 3 there, the square lost", (*CUBE, "(1 + 3 * 0.044715)"))
-other("gelu-no-3", "the cube's part lost", (*CUBE, "1"))
-other("gelu-no-3", "the 1 lost", (*CUBE, "3 * 0.044715 * x * x"))
+CUBE = TANH + ".slope", "A + 3 * 0.044715 * A * (x * x)"
+other("gelu-no-3", "an x lost beside it", (*CUBE, "A * (1 + 3 * 0.044715 * x)"))
+other("gelu-no-3", "the 3 there, the square lost", (*CUBE, "A * (1 + 3 * 0.044715)"))
+other("gelu-no-3", "the cube's part lost", (*CUBE, "A"))
+other("gelu-no-3", "the 1 lost", (*CUBE, "A * 3 * 0.044715 * x * x"))
 SLOPE = TANH + ".slope", "s + x * ds * dz"
 other("gelu-no-x", "the x alone lost", (*SLOPE, "s + ds * dz"))
 other("gelu-no-x", "the gate lost, its derivative there", (*SLOPE, "x * ds * dz"))
 other("gelu-no-x", "the half of the gate lost", (*SLOPE, "2 * s + x * ds * dz"))
 other("gelu-no-x", "the half of its derivative lost", (*SLOPE, "s + 2 * x * ds * dz"))
 other("gelu-no-x", "the derivative of what the tanh is taken of lost", (*SLOPE, "s + x * ds * 2"))
-other("gelu-no-x", "sqrt(2 / pi) lost", (TANH + ".slope", "2 * math.sqrt(2 / math.pi) * (1", "2 * (1"))
+other("gelu-no-x", "sqrt(2 / pi) lost", (*CUBE, "2 * (1 + 3 * 0.044715 * x * x)"))
 GATE = TANH + ".slope", "x * ds * dz"
 other("gelu-sech", "t * t for 1 - t * t", (*GATE, "x * (2 * s - 1) ** 2 / 4 * dz"))
 other("gelu-sech", "1 + t * t", (*GATE, "x * (1 + (2 * s - 1) ** 2) / 4 * dz"))
