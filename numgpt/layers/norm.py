@@ -41,11 +41,11 @@ class LayerNorm(Layer):
         xhat = np.empty_like(y)
         rstd = np.empty_like(y, shape=(*x.shape[:-1], 1))
         for x_, y_, xhat_, rstd_ in row_blocks(x, y, xhat, rstd):
-            c = x_ - mean(x_)
+            c = np.subtract(x_, mean(x_), out=xhat_)
             c -= mean(c)  # once more: with a large mean, the first is off by its rounding
             rstd_[...] = 1 / np.sqrt(mean(c * c) + self.eps)
-            xhat_[...] = c * rstd_
-            y_[...] = xhat_ * gain
+            xhat_ *= rstd_
+            np.multiply(xhat_, gain, out=y_)
             if self.bias is not None:
                 y_ += self.bias.value
         return y, (xhat, rstd)
