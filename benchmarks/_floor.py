@@ -14,7 +14,7 @@ from benchmarks._shapes import Shape, rows_of_shards
 from numgpt.layers.blocks import NUMBERS, blocks
 from numgpt.threads import Pool, keep_memory, one_blas_thread
 
-TILE, CHUNK = 64, 128  # queries that attention takes at once, and rows that the head does
+TILE = 64  # queries that attention takes at once
 
 
 def normal(*shape: int) -> np.ndarray:
@@ -25,12 +25,13 @@ class Products:
     """The matrix products of one shard: each once in forward, and twice in backward, for the input and for the weight."""
 
     def __init__(self, config, batch: int, n_tokens: int, weights: list[np.ndarray], head: np.ndarray):
+        self.chunk = max(128, NUMBERS // len(head))  # rows that the head takes at once
         self.head, C, HD, n = head, config.n_embd, config.n_head * config.head_dim, batch * n_tokens
         self.layers = [(weights[4 * i:4 * i + 4], config.window_of(i)) for i in range(config.n_layer)]
         self.rows = {width: normal(n, width) for width in {C, 3 * HD, HD, config.hidden_dim}}
         self.outs = {width: normal(n, width) for width in self.rows}
         self.dx = {width: np.zeros_like(rows) for width, rows in self.rows.items()}
-        self.x, self.logits, self.dlast = normal(n, C), normal(min(n, CHUNK), len(head)), normal(min(n, CHUNK), C)
+        self.x, self.logits, self.dlast = normal(n, C), normal(min(n, self.chunk), len(head)), normal(min(n, self.chunk), C)
         heads = batch, config.n_head, n_tokens, config.head_dim
         self.q, self.k, self.v, self.z, self.dq, self.dk, self.dv = (normal(*heads) for _ in range(7))
         self.scores = normal(batch * config.n_head * TILE * n_tokens)
@@ -45,7 +46,7 @@ class Products:
                 matmul(s, self.v[:, :, keys], out=self.z[:, :, rows])
             for weight in out, up, down:
                 self.forward(weight)
-        for part in blocks(len(self.x), numbers=CHUNK):
+        for part in blocks(len(self.x), numbers=self.chunk):
             x = self.x[part]
             logits = self.logits[:len(x)]
             matmul(x, self.head.T, out=logits)

@@ -4,7 +4,7 @@ import operator
 
 import numpy as np
 
-from numgpt.layers.blocks import add_product, row_blocks
+from numgpt.layers.blocks import NUMBERS, add_product, row_blocks
 from numgpt.layers.inputs import IGNORE, channels, number, positive, target_ids
 from numgpt.layers.ops import flat, rows
 from numgpt.layers.param import Layer, Param, constant, normal
@@ -66,10 +66,12 @@ class HeadLoss(Layer):
               dbias = dloss * rows(dlogits)
               dx = dloss * dlogits @ weight.T
     Saved     dx, dweight and dbias for dloss = 1
+
+    A chunk is 128 rows, or of a small vocabulary as many as make a block of logits.
     """
 
     def __init__(self, n_embd: int, n_vocab: int, *, bias: bool = False, tied: Param | None = None,
-                 chunk: int = 128, std: float = 0.02, rng=None, dtype=np.float64):
+                 chunk: int | None = None, std: float = 0.02, rng=None, dtype=np.float64):
         if tied is not None and (not isinstance(tied, Param) or tied.shape != (n_vocab, n_embd)):
             raise ValueError("a tied head wants the token table's Param, embedding.table, of shape "
                              f"{(n_vocab, n_embd)}; got {tied!r}")
@@ -77,7 +79,7 @@ class HeadLoss(Layer):
         self.bias = constant(0.0, (n_vocab,), dtype) if bias else None
         self.tied = tied is not None
         self.loss = SoftmaxCrossEntropy()
-        self.chunk = positive(chunk, "chunk")
+        self.chunk = max(128, NUMBERS // n_vocab) if chunk is None else positive(chunk, "chunk")
 
     @property
     def matrix(self) -> np.ndarray:
