@@ -75,6 +75,15 @@ def test_softmax_of_a_masked_row_is_zero():
     assert np.array_equal(ops.softmax(x.astype(complex)), ops.softmax(x))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex128])
+def test_rows_whose_exp_overflows_or_vanishes_are_shifted_and_change_no_other(dtype):
+    plain = np.random.default_rng(0).integers(-8, 8, (3, 7)).astype(dtype)
+    far = plain + np.array([[0], [1024], [-1024]], plain.real.dtype)  # whole numbers: the shift does not round
+    p, q = ops.softmax(far), ops.softmax(plain)
+    assert np.array_equal(p[0], q[0])
+    assert np.abs(p / q - 1).max() <= 8 * np.finfo(dtype).eps
+
+
 @given(st.integers(0, 2), st.integers(0, 100))
 def test_softmax_along_any_axis(axis, seed):
     x = 5 * np.random.default_rng(seed).standard_normal((3, 4, 5))

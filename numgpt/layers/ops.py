@@ -46,7 +46,7 @@ def softmax(x, axis: int = -1):
     with np.errstate(over="ignore", invalid="ignore"):
         e = np.exp(x)
         sums = total(e, axis)
-    plain = (_small(e.dtype) <= sums) & (sums < np.inf)
+        plain = (_small(e.dtype) <= sums) & (sums < np.inf)
     if not plain.all():
         e = np.exp(x - np.where(plain, 0, _finite_max(x, axis)))
         sums = total(e, axis)
