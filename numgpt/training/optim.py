@@ -48,12 +48,11 @@ class Optimizer:
             if shrink != 1:
                 for matrix in matrices:
                     self.values[matrix] *= shrink
-            g = self.grads[part] if scale == 1 else scale * self.grads[part]
-            self._move(part, g, lr)
+            self._move(part, self.grads[part], scale, lr)
 
         self.pool.map(move, self._blocks, self._matrices)
 
-    def _move(self, part: slice, g: np.ndarray, lr: float) -> None:
+    def _move(self, part: slice, g: np.ndarray, scale: float, lr: float) -> None:
         raise NotImplementedError
 
 
@@ -71,7 +70,8 @@ class SGD(Optimizer):
             raise ValueError("nesterov looks ahead along the momentum, which is 0: choose a momentum, such as 0.9")
         super().__init__(model, weight_decay=weight_decay, pool=pool)
 
-    def _move(self, part, g, lr):
+    def _move(self, part, g, scale, lr):
+        g = scale * g
         if self.momentum:
             velocity = self.velocity[part]
             velocity *= self.momentum
@@ -101,14 +101,23 @@ class AdamW(Optimizer):
         self.eps = eps
         super().__init__(model, weight_decay=weight_decay, pool=pool)
 
-    def _move(self, part, g, lr):
+    def _move(self, part, g, scale, lr):
         m, v, (b1, b2), t = self.m[part], self.v[part], self.betas, self.n_steps
+        # a is the only array that a block needs: each line that names it first writes over it. All factors are plain numbers.
+        a = (scale * (1 - b1)) * g
         m *= b1
-        m += (1 - b1) * g
+        m += a
+        a *= a
+        a *= (1 - b2) / (1 - b1) ** 2  # (1 - b2) * g * g
         v *= b2
-        v += (1 - b2) * (g * g)
-        # lr and both corrections as plain numbers: one factor and one divisor fewer for each parameter
-        self.values[part] -= lr / (1 - b1 ** t) * m / (np.sqrt(v) * (1 / math.sqrt(1 - b2 ** t)) + self.eps)
+        v += a
+        # Numerator and denominator times sqrt(1 - b2 ** t), which is then one number in each and not an operation on v.
+        correction = math.sqrt(1 - b2 ** t)
+        np.sqrt(v, out=a)
+        a += self.eps * correction
+        np.divide(m, a, out=a)
+        a *= lr * correction / (1 - b1 ** t)
+        self.values[part] -= a
 
 
 def clip(norm: float, longest: float) -> float:

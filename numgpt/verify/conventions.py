@@ -130,11 +130,12 @@ def _ends() -> Iterator[Convention]:
 def _steps(c: GPTConfig, steps: Steps) -> Iterator[Convention]:
     yield Convention("decay-after", "weights decay after the step, not before it", edits=(
         Edit(STEP, "if shrink != 1:", "if False:"),
-        Edit(STEP, "self._move(part, g, lr)",
-             "self._move(part, g, lr)\n        for matrix in matrices:\n            self.values[matrix] *= shrink")))
-    tables = 2 if c.positions == "learned" else 1
+        Edit(STEP, "self._move(part, self.grads[part], scale, lr)",
+             "self._move(part, self.grads[part], scale, lr)\n        for matrix in matrices:\n            self.values[matrix] *= shrink")))
+    tables = "params[:2]" if c.positions == "learned" else "params[:1]"
     yield Convention("tables-not-decayed", "embeddings and positions do not decay", edits=(
-        Edit("training.optim._matrices", "if len(param.shape) > 1]", f"if len(param.shape) > 1 and all(param is not one for one in params[:{tables}])]"),))
+        Edit("training.optim._matrices", "if len(param.shape) > 1]",
+             f"if len(param.shape) > 1 and all(param is not one for one in {tables})]"),))
     yield Convention("no-decay", "weights do not decay", steps={"weight_decay": 0.0})
     yield Convention("decay-0.01", "the weight decay is 0.01", steps={"weight_decay": 0.01})
     yield Convention("no-clip", "the gradient is not clipped", steps={"clip": 1e30})

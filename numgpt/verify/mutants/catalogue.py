@@ -245,13 +245,12 @@ _add("clip-per-tensor", "training.optim.Optimizer.step", "self.n_steps += 1",
      "scales = np.repeat(np.array(factors, self.grads.dtype), [p.size for p in self.params])",
      "each tensor is clipped by a norm of its own", breaks=("training.optim.clip",
      "g = min(1, longest / (norm + 1e-6)) * g"),
-     more=(("training.optim.Optimizer.step", "self.grads[part] if scale == 1 else scale * self.grads[part]",
-            "scales[part] * self.grads[part]"),))
+     more=(("training.optim.Optimizer.step", "self.grads[part], scale, lr", "self.grads[part], scales[part], lr"),))
 _add("clip-no-square-root", "training.optim.Optimizer.norm", "return math.sqrt(sum(squares))", "return sum(squares)",
      "clipped by the norm's square", breaks=("training.optim.Optimizer.norm", "norm = sqrt((grads * grads).sum())"))
-_add("adam-l2", "training.optim.Optimizer.step", "self._move(part, g, lr)",
-     "g = g.copy()\n        for span in matrices:\n            g[span.start - part.start:span.stop - part.start] += "
-     "self.weight_decay * self.values[span]\n        self._move(part, g, lr)",
+_add("adam-l2", "training.optim.Optimizer.step", "self._move(part, self.grads[part], scale, lr)",
+     "g = scale * self.grads[part]\n        for span in matrices:\n            g[span.start - part.start:span.stop - part.start] += "
+     "self.weight_decay * self.values[span]\n        self._move(part, g, 1, lr)",
      "the decay is added to the gradient, and goes through the moments",
      breaks=("training.optim.AdamW", "w = (1 - lr * weight_decay) * w"),
      more=(("training.optim.Optimizer.step", "shrink = 1 - lr * self.weight_decay", "shrink = 1"),))
@@ -262,8 +261,8 @@ _add("adam-t-plus-one", "training.optim.AdamW._move", "self.betas, self.n_steps"
      "steps counted from 2 in the corrections: the first is 0.744 of what it should be", breaks="after t steps")
 _add("adam-no-correction", "training.optim.AdamW._move", "self.betas, self.n_steps", "self.betas, math.inf",
      "no corrections for moments that start at 0: the first step is 3.16 times too long", breaks="mhat = m / (1 - b1 ** t)")
-_add("adam-eps-inside-root", "training.optim.AdamW._move", "(np.sqrt(v) * (1 / math.sqrt(1 - b2 ** t)) + self.eps)",
-     "np.sqrt(v / (1 - b2 ** t) + self.eps)", "eps inside the root, which shows where gradients are tiny",
+_add("adam-eps-inside-root", "training.optim.AdamW._move", "np.sqrt(v, out=a)\n    a += self.eps * correction",
+     "np.sqrt(v / (1 - b2 ** t) + self.eps, out=a)\n    a *= correction", "eps inside the root, which shows where gradients are tiny",
      breaks="(sqrt(vhat) + eps)")
 _add("adam-decay-vectors", "training.optim.Optimizer.step", "for matrix in matrices:", "for matrix in [part]:",
      "gains and biases decayed too", breaks=("training.optim.AdamW", "matrices and tables only"))

@@ -226,9 +226,9 @@ other("accum-overwrite", "of the first microbatch", (
 other("accum-mean-of-means", "the sum of the means", OWN)
 CLIP = "training.optim.clip", "min(1.0, longest / (norm + 1e-6))"
 other("clip-no-square-root", "in the factor alone", (*CLIP, "min(1.0, longest / (norm * norm + 1e-6))"))
-MOVE, SHRINK = (OPTIMIZER + ".step", "self._move(part, g, lr)"), plain("adam-l2")[1]
+MOVE, SHRINK = (OPTIMIZER + ".step", "self._move(part, self.grads[part], scale, lr)"), plain("adam-l2")[1]
 other("adam-l2", "of gains and biases too", SHRINK,
-      (*MOVE, "self._move(part, g + self.weight_decay * self.values[part], lr)"))
+      (*MOVE, "self._move(part, scale * self.grads[part] + self.weight_decay * self.values[part], 1, lr)"))
 other("adam-l2", "before the gradient is clipped, by a factor that does not know of it", SHRINK,
       (*MOVE, plain("adam-l2")[0].becomes.replace("+= ", "+= scale * ")))
 other("adam-l2", "before the gradient's length is taken", SHRINK, (OPTIMIZER + ".norm", "with one_blas_thread():",
@@ -236,11 +236,10 @@ other("adam-l2", "before the gradient's length is taken", SHRINK, (OPTIMIZER + "
 other("clip-per-tensor", "each number by itself", (
     OPTIMIZER + ".step", "self.n_steps += 1", "self.n_steps += 1\n    longest = scale * (self.norm() + 1e-6) if scale < 1 else math.inf\n    "
     "np.clip(self.grads, -longest, longest, out=self.grads); scale = 1"))
-CORRECTED = (ADAMW, "lr / (1 - b1 ** t)"), (ADAMW, "(1 / math.sqrt(1 - b2 ** t))")
-other("adam-t-plus-one", "for the mean alone", (*CORRECTED[0], "lr / (1 - b1 ** (t + 1))"))
-other("adam-t-plus-one", "for the squares alone", (*CORRECTED[1], "(1 / math.sqrt(1 - b2 ** (t + 1)))"))
-other("adam-no-correction", "of the mean", (*CORRECTED[0], "lr"))
+CORRECTED = (ADAMW, "/ (1 - b1 ** t)"), (ADAMW, "math.sqrt(1 - b2 ** t)")
+other("adam-t-plus-one", "for the mean alone", (*CORRECTED[0], "/ (1 - b1 ** (t + 1))"))
+other("adam-t-plus-one", "for the squares alone", (*CORRECTED[1], "math.sqrt(1 - b2 ** (t + 1))"))
+other("adam-no-correction", "of the mean", (*CORRECTED[0], ""))
 other("adam-no-correction", "of the squares", (*CORRECTED[1], "1"))
 other("adam-eps-inside-root", "before the correction", (
-    ADAMW, "(np.sqrt(v) * (1 / math.sqrt(1 - b2 ** t)) + self.eps)",
-    "(np.sqrt(v + self.eps) * (1 / math.sqrt(1 - b2 ** t)))"))
+    ADAMW, "np.sqrt(v, out=a)\n    a += self.eps * correction", "np.sqrt(v + self.eps, out=a)"))
