@@ -1,6 +1,7 @@
 """The body of a GPT: where layers and config meet."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -67,15 +68,21 @@ class Body(Layer):
             x = block(x, rng=rng, kv=kv and kv[i])
         return x if self.norm is None else self.norm(x)
 
-    def backward(self, dx, saved):
+    def backward(self, dx, saved, *, finished: Callable[[Layer], None] = lambda layer: None):
+        """finished: called with each part when its backward is done."""
         saved_embedding, saved_positions, saved_dropout, saved_blocks, saved_norm = saved
         if self.norm is not None:
             dx = self.norm.backward(dx, saved_norm)
+            finished(self.norm)
         for block, saved_block in zip(reversed(self.blocks), reversed(saved_blocks), strict=True):
             dx = block.backward(dx, saved_block)
+            finished(block)
         dx = self.dropout.backward(dx, saved_dropout)
         dx = self.positions.backward(dx, saved_positions)
-        return self.embedding.backward(dx, saved_embedding)
+        finished(self.positions)
+        self.embedding.backward(dx, saved_embedding)
+        finished(self.embedding)
+        return None  # ids are integers: there is nothing to differentiate
 
 
 def _sequences(ids) -> np.ndarray:

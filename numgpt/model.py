@@ -13,6 +13,7 @@ from numgpt.config import GPTConfig
 from numgpt.files import FormatError, names_once
 from numgpt.layers import KV, HeadLoss, Layer, Param
 from numgpt.layers.inputs import float_type
+from numgpt.layers.param import FleetingParam
 from numgpt.layers.tree import tree
 from numgpt.plan import shapes
 from numgpt.stored import Stored, common_dtype, matched, stored_in
@@ -68,12 +69,20 @@ class GPT(Layer):
         loss, saved_head = self.head.forward(x, targets, count=count)
         return loss, (saved_body, saved_head)
 
-    def backward(self, saved, dloss: float = 1.0) -> None:
-        """Add the gradients of dloss * loss to every Param's grad; saved is what forward returned beside the loss."""
+    def backward(self, saved, dloss: float = 1.0, *, finished: Callable[[Layer], None] | None = None) -> None:
+        """Add the gradients of dloss * loss to every Param's grad; saved is what forward returned beside the loss.
+
+        finished: called with each of the model's parts when its backward is done
+        """
         if not (isinstance(saved, tuple) and len(saved) == 2 and isinstance(saved[0], tuple)):
             raise TypeError("backward wants the second of what forward returned: loss, saved = model.forward(ids, targets)")
         saved_body, saved_head = saved
-        self.body.backward(self.head.backward(dloss, saved_head), saved_body)
+        dx = self.head.backward(dloss, saved_head)
+        if finished is None:
+            self.body.backward(dx, saved_body)
+        else:
+            finished(self.head)
+            self.body.backward(dx, saved_body, finished=finished)
 
     def __call__(self, ids, targets, *, rng: np.random.Generator | None = None, count: int | None = None):
         """The loss alone, nothing kept."""
@@ -183,13 +192,15 @@ class GPT(Layer):
                              "together again")
         return params
 
-    def _over(self, values: np.ndarray, grads: np.ndarray, memo: dict | None = None) -> "GPT":
-        """A copy of the layers whose parameters are views of these arrays; memo is deepcopy's."""
+    def _over(self, values: np.ndarray, grads: np.ndarray | None, memo: dict | None = None) -> "GPT":
+        """A copy of the layers whose parameters are views of these arrays; memo is deepcopy's. grads None: they are fleeting."""
         memo = {} if memo is None else memo
         params = self._laid_out()
         memo |= {id(self._values): values, id(self._grads): grads}
-        for param, value, grad in zip(params, _views(params, values), _views(params, grads)):
-            memo[id(param)] = Param(value, grad)
+        for param, value in zip(params, _views(params, values)):
+            memo[id(param)] = FleetingParam(value)
+        if grads is not None:
+            memo |= {id(param): Param(memo[id(param)].value, grad) for param, grad in zip(params, _views(params, grads))}
         twin = object.__new__(type(self))
         memo[id(self)] = twin
         vars(twin).update(copy.deepcopy(vars(self), memo))
@@ -200,9 +211,25 @@ class GPT(Layer):
         dtype = float_type(dtype)
         return self._over(self._values.astype(dtype), np.zeros(self._values.shape, dtype))
 
-    def replica(self) -> "GPT":
-        """The same weights, not a copy of them, with gradients of its own: what a thread works on."""
-        return self._over(self._values, np.zeros(self._grads.shape, self._grads.dtype))
+    def replica(self, *, fleeting: bool = False) -> "GPT":
+        """The same weights, not a copy of them, with gradients of its own: what a thread works on.
+
+        fleeting: there is no array of all gradients; each Param's is made when backward comes to it, for somebody to fetch
+        """
+        return self._over(self._values, None if fleeting else np.zeros(self._grads.shape, self._grads.dtype))
+
+    def parts(self) -> list[tuple[Layer, list[Param]]]:
+        """The layers that run one after the other in forward, each with its Params; one that two of them share is the first's,
+        whose backward adds to it last.
+        """
+        body = self.body
+        layers = [body.embedding, body.positions, *body.blocks, *([] if body.norm is None else [body.norm]), self.head]
+        parts, seen = [], set()
+        for layer in layers:
+            params = layer.params()
+            parts.append((layer, [param for param in params if id(param) not in seen]))
+            seen |= set(map(id, params))
+        return parts
 
     def zero_grad(self) -> None:
         self._laid_out()

@@ -321,6 +321,26 @@ def test_replicas_add_their_gradients_to_their_own_array():
     assert one(ids, targets) == model(ids, targets)
 
 
+@pytest.mark.parametrize("changes", [{}, {"tied": False}, {"norm": "post", "positions": "sinusoidal", "head_bias": True}], ids=str)
+def test_fleeting_gradients_are_the_same_and_whole_when_their_part_is_finished(changes):
+    model = model_of(**changes)
+    ids, targets = batch(model)
+    truth = gradients(model, ids, targets)
+    replica, found = model.replica(fleeting=True), {}
+    assert replica.grads is None
+    parts, names = dict(replica.parts()), {id(param): name for name, param in replica.named_params()}
+
+    def fetch(part):
+        for param in parts[part]:
+            assert names[id(param)] not in found
+            found[names[id(param)]], param.grad = param.grad, None
+
+    loss, saved = replica.forward(ids, targets)
+    replica.backward(saved, finished=fetch)
+    assert list(parts) == [part for part, _ in replica.parts()] and found.keys() == truth.keys()
+    assert all(np.array_equal(found[name], truth[name]) for name in truth)
+
+
 # -- the start
 
 

@@ -1,5 +1,9 @@
 """One batch on several threads: the gradient is the whole batch's, and its bits are the settings', not the machine's."""
 
+import gc
+import time
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -158,6 +162,34 @@ def test_threads_are_as_many_as_cores_and_one_where_the_blas_cannot_be_held(monk
     for n, threads in ((1, 1), (2, most), (3, most)):
         with Shards(model_of(), n) as shards:
             assert shards.pool.n == threads and len(shards.models) == n
+
+
+@pytest.mark.parametrize("slow", [0, 1, 2])
+def test_the_bits_are_the_same_whichever_shard_comes_late(slow):
+    changes = dict(n_vocab=97, **DROPOUT)
+    truth = of_shards(model_of(**changes), 3, key=(1, 2))
+    model = model_of(**changes)
+    with Shards(model, 3, pool=Pool(3)) as shards:
+        block = shards.models[slow].body.blocks[1]
+        backward = block.backward
+        block.backward = lambda dy, saved: time.sleep(0.05) or backward(dy, saved)
+        assert same(truth, [shards.backward(*batch(), key=(1, 2)), model.grads])
+        assert not any(shards.sum.left) and set(shards.sum.n_added) == {3}
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_the_shards_take_the_memory_of_one_array_of_gradients_and_of_some_parts(pieces):
+    model = model_of(dtype=np.float32, n_embd=96, n_hidden=384, n_layer=12, n_vocab=13)
+    with Shards(model, 3, pieces=pieces, pool=Pool(1)) as shards:
+        gc.collect()
+        tracemalloc.start()
+        shards.backward(*batch())
+        held, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert held < 0.02 * model.grads.nbytes  # nothing of the gradients stays but the model's own
+    # One after the other, with one piece each, they need a block's gradients, a twelfth of all, beside what the few rows
+    # save; with more pieces a shard keeps its gradients until the last. It was 2 when each shard had an array of its own.
+    assert peak < (0.5 if pieces == 1 else 1.5) * model.grads.nbytes
 
 
 # -- dropout

@@ -38,6 +38,25 @@ class Param:
         return f"Param{self.shape}"
 
 
+class FleetingParam(Param):
+    """A Param whose gradient is made, of zeros, when it is first asked for; setting it to None gives the memory back."""
+
+    __slots__ = ("_grad",)
+
+    def __init__(self, value: np.ndarray):
+        self.value, self._grad = value, None
+
+    @property
+    def grad(self) -> np.ndarray:
+        if self._grad is None:
+            self._grad = np.zeros(self.value.shape, self.value.dtype)
+        return self._grad
+
+    @grad.setter
+    def grad(self, array: np.ndarray | None) -> None:
+        self._grad = array
+
+
 class Layer:
     """What all layers share: calling, and walking over parameters."""
 

@@ -1,17 +1,17 @@
 """One batch, several threads, one gradient.
 
 The rows of a batch are dealt out to shards, each a thread's work: it runs forward and backward on a replica of the
-model, which has the same weights and a gradient of its own, and the gradients are added in the order of the shards.
+model, which has the same weights and gradients of its own, and the gradients are added in the order of the shards.
 The bits of the sum depend on the number of shards, which is a setting of the run, and not on how many cores there are:
 where there are fewer, the same shards run in turn.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from numgpt.layers.blocks import blocks
+from numgpt.layers import Layer
 from numgpt.layers.inputs import IGNORE, positive
 from numgpt.threads import Pool, cores, one_blas_thread
 
@@ -50,7 +50,8 @@ class Shards:
         model.zero_grad()  # which says so if its layers are not those that it laid out
         with one_blas_thread() as held:  # a BLAS of many threads under each of ours would do more harm than good
             self.pool = pool or Pool(min(self.n, cores()) if held else 1)
-        self.models = [model] + [model.replica() for _ in range(self.n - 1)]
+        self.models = [model] + [model.replica(fleeting=True) for _ in range(self.n - 1)]
+        self.sum = Sum(self.models)
 
     def backward(self, ids, targets, *, key: tuple[int, ...] | None = None) -> float:
         """The loss of a batch; its gradient takes the place of what was in model.grads.
@@ -59,8 +60,9 @@ class Shards:
         """
         shards = self.split(ids, targets, key)
         with one_blas_thread():
-            losses = self.pool.map(_gradient, self.models, shards)
-            self._add_up(len(shards))
+            self.sum.begin()
+            losses = self.pool.map(_gradient, self.models, shards, self.sum.told)
+            self.sum.finish(self.pool)
         return sum(loss for shard in losses for loss in shard)
 
     def loss(self, ids, targets) -> float:
@@ -85,18 +87,6 @@ class Shards:
             shards.append(shard)
         return shards
 
-    def _add_up(self, n: int) -> None:
-        """Add the gradients of the first n models into the first's, block by block."""
-        if n == 1:
-            return
-        total, others = self.model.grads, [model.grads for model in self.models[1:n]]
-
-        def add(part: slice) -> None:
-            for grads in others:
-                total[part] += grads[part]
-
-        self.pool.map(add, blocks(total.size))
-
     def close(self) -> None:
         self.pool.close()
 
@@ -107,12 +97,65 @@ class Shards:
         self.close()
 
 
-def _gradient(model, pieces: list[Piece]) -> list[float]:
-    model.grads.fill(0)
+class Sum:
+    """Adds the shards' gradients into the first's, one part of the model after the other, while the shards run.
+
+        grads = grads of shard 0 + grads of shard 1 + ...
+
+    A shard adds its gradient of a part, a block say, as soon as all shards before it have added theirs, and gives its
+    memory back: so no second array of all gradients is needed. Who comes to a part too early adds it later.
+    """
+
+    def __init__(self, models):
+        self.parts = [model.parts() for model in models]  # shard -> part -> its layer and Params
+        self.told = [self._told(shard) for shard in range(len(models))]  # what each shard calls when it is through with a layer
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget what a batch that came to nothing may have left."""
+        self.n_added = [0 for _ in self.parts[0]]  # for each part, how many shards are in the sum
+        self.left = [[] for _ in self.parts]  # for each shard, the parts that it is through with and has not added
+        for parts in self.parts[1:]:
+            for _, params in parts:
+                for param in params:
+                    param.grad = None
+
+    def _told(self, shard: int) -> Callable[[Layer], None]:
+        places = {id(layer): i for i, (layer, _) in enumerate(self.parts[shard])}
+
+        def told(layer: Layer) -> None:
+            self.left[shard].append(places[id(layer)])
+            for i in [i for i in self.left[shard] if self.n_added[i] == shard]:
+                self._add(shard, i)
+
+        return told
+
+    def _add(self, shard: int, i: int) -> None:
+        if shard > 0:
+            for total, param in zip(self.parts[0][i][1], self.parts[shard][i][1]):
+                total.grad += param.grad
+                param.grad = None
+        self.left[shard].remove(i)
+        self.n_added[i] = shard + 1  # only now may the next shard add
+
+    def finish(self, pool: Pool) -> None:
+        """Add what is left."""
+        def add(i: int) -> None:
+            for shard, left in enumerate(self.left):
+                if i in left:
+                    self._add(shard, i)
+
+        pool.map(add, range(len(self.n_added)))
+
+
+def _gradient(model, pieces: list[Piece], told: Callable[[Layer], None]) -> list[float]:
+    if model.grads is not None:  # else they begin at 0 by themselves
+        model.grads.fill(0)
     losses = []
     for piece in pieces:
         loss, saved = model.forward(piece.ids, piece.targets, rng=piece.rng(), count=piece.count)
-        model.backward(saved)
+        model.backward(saved, finished=told if piece is pieces[-1] else None)
+        del saved  # or it would stay until the next piece has saved its own
         losses.append(float(loss))
     return losses
 

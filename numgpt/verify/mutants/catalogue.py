@@ -232,8 +232,8 @@ _add("pos-mean", "layers.position.LearnedPositions.backward", "dy.sum(", "dy.mea
 
 # -- the step
 
-_add("accum-overwrite", "training.shards._gradient", "model.backward(saved)",
-     "model.grads.fill(0)\n        model.backward(saved)",
+_add("accum-overwrite", "training.shards._gradient", "model.backward(saved, ",
+     "for param in model.params():\n            param.grad[...] = 0\n        model.backward(saved, ",
      "the gradient of the last microbatch alone", breaks=("training.shards.Shards", "grads = sum(gradient of piece)"))
 _add("accum-mean-of-means", "training.shards.Shards.split", "targets[cut], count,",
      "targets[cut], max(1, int((targets[cut] != IGNORE).sum())) * min(self.pieces, len(rows)) * min(self.n, len(ids)),",

@@ -216,13 +216,13 @@ other("pos-mean", "the first text alone", (PLACES, SUM, "dy[0]"))
 # -- the step
 
 GRADIENT, LAST = "training.shards._gradient", plain("accum-overwrite")
-SHARDS = "training.shards.Shards._add_up", "total[part] += grads[part]", "total[part] = grads[part]"
+SHARDS = "training.shards.Sum._add", "total.grad += param.grad", "total.grad[...] = param.grad"
 OWN = GRADIENT, "count=piece.count", "count=None"
 other("accum-overwrite", "of the last shard", SHARDS)
 other("accum-overwrite", "of the last microbatch in the last shard", *LAST, SHARDS)
 other("accum-overwrite", "of the last microbatch, as a mean of its own", *LAST, OWN)
 other("accum-overwrite", "of the first microbatch", (
-    GRADIENT, "model.backward(saved)", "if piece is pieces[0]:\n            model.backward(saved)"))
+    GRADIENT, "model.backward(saved, ", "model.backward(saved, float(piece is pieces[0]), "))
 other("accum-mean-of-means", "the sum of the means", OWN)
 CLIP = "training.optim.clip", "min(1.0, longest / (norm + 1e-6))"
 other("clip-no-square-root", "in the factor alone", (*CLIP, "min(1.0, longest / (norm * norm + 1e-6))"))
