@@ -141,7 +141,8 @@ def _saved(config, B: int, T: int, size: int) -> tuple[int, int, int]:
         masks = (p if c.dropout_attn else 0) + (2 * N * C if c.dropout_resid else 0)  # a byte each
         block = numbers * size + masks
         total, largest = total + n * block, max(largest, block)
-    head = N * C + c.n_vocab * C + (c.n_vocab if c.head_bias else 0)  # a loss finishes its gradients in forward
+    # A loss finishes its gradients in forward; that of the weight, or what it is the product of, if that is smaller.
+    head = N * C + min(c.n_vocab * C, N * (C + c.n_vocab)) + (c.n_vocab if c.head_bias else 0)
     rest = (head + (norm if c.norm == "pre" else 0)) * size + (N * C if c.dropout_embd else 0)
     return total, largest, rest
 

@@ -17,7 +17,7 @@ from numgpt.plan import _scores, human, shapes
 from numgpt.verify import cases
 
 VARIATIONS = [{}, {"norm": "post"}, {"bias": False}, {"tied": False}, {"tied": False, "head_bias": True}, {"head_bias": True},
-              {"positions": "sinusoidal"}, {"head_size": 7}, {"n_hidden": 5}, {"window": 3}, {"n_layer": 1, "window": 2},
+              {"positions": "sinusoidal"}, {"head_size": 7}, {"n_hidden": 5}, {"window": 3}, {"n_layer": 1, "window": 2}, {"n_embd": 300, "n_vocab": 2000},
               {"dropout_embd": 0.1}, {"dropout_attn": 0.1}, {"dropout_resid": 0.1},
               {"dropout_embd": 0.1, "dropout_attn": 0.1, "dropout_resid": 0.1, "norm": "post", "n_layer": 3, "window": 70}]
 

@@ -65,7 +65,8 @@ class HeadLoss(Layer):
     Backward  dweight = dloss * x.T @ dlogits
               dbias = dloss * rows(dlogits)
               dx = dloss * dlogits @ weight.T
-    Saved     dx, dweight and dbias for dloss = 1
+    Saved     dx and dbias for dloss = 1, and dweight or, where rows are so few that these are smaller, x and dlogits,
+              of which it is the product
 
     A chunk is 128 rows, or of a small vocabulary as many as make a block of logits.
     """
@@ -98,7 +99,8 @@ class HeadLoss(Layer):
         x, targets, count = self._prepare(x, targets, count)
         x_rows, matrix = flat(x), self.matrix
         loss, dx = 0.0, np.empty(x_rows.shape, np.result_type(x, matrix))
-        dweight = np.zeros_like(self.weight.value)
+        few = x_rows.shape[0] * sum(matrix.shape) < matrix.size
+        dweight, products = None if few else np.zeros_like(self.weight.value), []
         dbias = None if self.bias is None else np.zeros_like(self.bias.value)
         for part, targets_ in self._chunks(targets):
             x_ = x_rows[part]
@@ -106,10 +108,14 @@ class HeadLoss(Layer):
             loss += loss_
             dlogits = self.loss.backward(1.0, saved)
             dx[part] = dlogits @ matrix.T
-            add_product(dweight, *((dlogits.T, x_) if self.tied else (x_.T, dlogits)))
+            factors = ((dlogits.T, x_) if self.tied else (x_.T, dlogits))
+            if few:
+                products.append(factors)
+            else:
+                add_product(dweight, *factors)
             if dbias is not None:
                 dbias += rows(dlogits)
-        return loss, (dx.reshape(x.shape), dweight, dbias)
+        return loss, (dx.reshape(x.shape), dweight, products, dbias)
 
     def __call__(self, x, targets, *, count: int | None = None):
         """The loss alone."""
@@ -117,10 +123,13 @@ class HeadLoss(Layer):
         return sum((self.loss(self.logits(flat(x)[part]), targets_, count=count) for part, targets_ in self._chunks(targets)), 0.0)
 
     def backward(self, dloss, saved):
-        dx, dweight, dbias = saved
+        dx, dweight, products, dbias = saved
         dloss = number(dloss)
-        for grad, dweight_ in row_blocks(self.weight.grad, dweight):
-            grad += dloss * dweight_
+        if dweight is not None:
+            for grad, dweight_ in row_blocks(self.weight.grad, dweight):
+                grad += dloss * dweight_
+        for a, b in products:
+            add_product(self.weight.grad, a, dloss * b)
         if dbias is not None:
             self.bias.grad += dloss * dbias
         return dloss * dx

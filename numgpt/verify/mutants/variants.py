@@ -203,11 +203,16 @@ other("emb-duplicates", "position by position: those at one get the last", (
 other("emb-duplicates", "a repeated id gets the mean", (
     TABLE, ADD, f"{ADD} / np.diff(first, append=ids.size)[:, None]"))
 other("emb-assign", "the sums of repeated ids set", (TABLE, ADD, ADD.replace("+=", "=")))
-HEADS, ONCE = HEAD + ".backward", "grad += dloss * dweight_"
+ONCE = "grad += dloss * dweight_", "dloss * b"  # the weight's gradient ready, or still to be multiplied
+
+
+def heads(factor: float):
+    return [(HEAD + ".backward", line, line.replace("dloss", f"{factor} * dloss")) for line in ONCE]
+
+
 other("tie-doubled", "the embedding's part", (TABLE, ADD, ADD.replace("+=", "+= 2 *")))
-other("tie-doubled", "both parts", (TABLE, ADD, ADD.replace("+=", "+= 2 *")), (HEADS, ONCE, "grad += 2 * dloss * dweight_"))
-other("tie-doubled", "the mean of both parts for the sum", (TABLE, ADD, ADD.replace("+=", "+= 0.5 *")),
-      (HEADS, ONCE, "grad += 0.5 * dloss * dweight_"))
+other("tie-doubled", "both parts", (TABLE, ADD, ADD.replace("+=", "+= 2 *")), *heads(2))
+other("tie-doubled", "the mean of both parts for the sum", (TABLE, ADD, ADD.replace("+=", "+= 0.5 *")), *heads(0.5))
 PLACES, SUM = "layers.position.LearnedPositions.backward", "dy.sum(tuple(range(dy.ndim - 2)))"
 other("pos-mean", "the sum divided by the length of a text", (PLACES, SUM, f"{SUM} / T"))
 other("pos-mean", "the last text alone", (PLACES, SUM, "dy[-1]"))
