@@ -133,7 +133,7 @@ def _saved(config, B: int, T: int, size: int) -> tuple[int, int, int]:
     c, N, C, F, HD = config, B * T, config.n_embd, config.hidden_dim, config.n_head * config.head_dim
     norm = N * C + N                       # xhat and rstd
     attention = N * C + 3 * N * HD + N * HD  # the inputs of qkv, of the attention itself and of out
-    ffn = N * C + 2 * N * F                # the inputs of up, of the activation and of down
+    ffn = N * C + N * F                    # the inputs of up and of the activation
     total, largest = 0, 0
     for n, window in _kinds(c):
         p = B * c.n_head * _scores(T, window)  # probabilities, kept a second time after dropout

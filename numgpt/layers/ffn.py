@@ -15,11 +15,13 @@ class FeedForward(Layer):
     Forward   h = x @ up.weight + up.bias
               a = activation(h)
               y = a @ down.weight + down.bias
-    Backward  da = dy @ down.weight.T
+    Backward  -- a is a fourth of what a block would keep, and soon computed again
+              a = activation(h)
+              da = dy @ down.weight.T
               dh = activation.backward(da, h)
               dx = dh @ up.weight.T
               -- each Linear adds its own weight's and bias's gradient, from a and dy, from x and dh
-    Saved     what up, activation and down saved
+    Saved     what up and activation saved: x and h
     """
 
     def __init__(self, n_embd: int, n_hidden: int | None = None, *, activation: str = "gelu_tanh",
@@ -33,11 +35,11 @@ class FeedForward(Layer):
     def forward(self, x):
         h, saved_up = self.up.forward(x)
         a, saved_activation = self.activation.forward(h)
-        y, saved_down = self.down.forward(a)
-        return y, (saved_up, saved_activation, saved_down)
+        return self.down(a), (saved_up, saved_activation)
 
     def backward(self, dy, saved):
-        saved_up, saved_activation, saved_down = saved
-        da = self.down.backward(dy, saved_down)
+        saved_up, saved_activation = saved
+        h = saved_activation
+        da = self.down.backward(dy, self.activation(h))
         dh = self.activation.backward(da, saved_activation)
         return self.up.backward(dh, saved_up)

@@ -123,8 +123,8 @@ _add("w-last-row", "layers.linear.Linear.backward", "flat(x).T, flat(dy)", "flat
      "the weight's gradient from the last row of the batch alone", "linear", breaks="dweight = x.T @ dy")
 _add("b-mean", "layers.linear.Linear.backward", "rows(dy)", "rows(dy) / len(flat(dy))",
      "the bias averaged, not summed", "linear", breaks="dbias = rows(dy)")
-_add("ffn-pre-activation", "layers.ffn.FeedForward.backward", "self.down.backward(dy, saved_down)",
-     "self.down.backward(dy, saved_activation)", "what came before the activation where what came after belongs",
+_add("ffn-pre-activation", "layers.ffn.FeedForward.backward", "self.down.backward(dy, self.activation(h))",
+     "self.down.backward(dy, h)", "what came before the activation where what came after belongs",
      "feed-forward",
      breaks="from a and dy")
 _add("gelu-erf", "layers.activation.GELUTanh.slope", "s, ds = sigmoid_and_slope(_twice_u(x))", "return GELU.slope(x)",

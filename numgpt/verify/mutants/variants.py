@@ -129,7 +129,7 @@ other("b-mean", "in LayerNorm alone", (*BIAS, f"rows(dy_) / {N}\n"))
 other("b-mean", "in LayerNorm alone, and of its gain", (*BIAS, f"rows(dy_) / {N}\n"), (*GAIN, f"rows(dy_ * xhat_) / {N}"))
 other("b-mean", "in LayerNorm too, over the texts alone", (*DBIAS, "rows(dy) / len(dy)"), (*BIAS, "rows(dy_) / len(dy)\n"))
 other("ffn-pre-activation", "the slope taken at what came after it", (
-    FFN + ".backward", "self.activation.backward(da, saved_activation)", "self.activation.backward(da, saved_down)"))
+    FFN + ".backward", "self.activation.backward(da, saved_activation)", "self.activation.backward(da, self.activation(h))"))
 
 X, F = "x = np.clip(x, -40, 40)\n", "return x / one_plus_exp(_twice_u(x, -1))"
 TO_TANH = (EXACT + ".slope", "x = np.clip(x, -40, 40)", "return GELUTanh.slope(x)")
