@@ -4,8 +4,10 @@ Each is a process of its own, which takes a few steps with a tiny model, makes t
 no longer uses, and notes what is resident. Three training steps follow, as in train_step. "added" is the peak during all
 three, less what was noted; "faults" are the pages that the third one took anew from the system.
 
-"predicted" is summed from plan(): the gradients, once for each shard; AdamW's two moments; and saved, or saved_recompute,
-of each shard at its own rows. What comes and goes inside a layer is not in it.
+"predicted" is summed from plan(): the gradients, once; AdamW's two moments; saved, or saved_recompute, of each shard at its
+own rows; for each shard but the first the gradients that it holds before it adds them, of a tied table, which the head
+begins and the embedding ends, and of one block; and for each shard what comes and goes where that is most, in the head or
+in a block's feed-forward. plan() itself counts only what stays.
 
 The time of an import is that of a process that does nothing else, median of several that take turns with ones that import
 numpy.
@@ -23,6 +25,7 @@ import time
 from pathlib import Path
 
 from benchmarks._contenders import Numgpt, Torch
+from benchmarks._floor import CHUNK
 from benchmarks._shapes import SHAPES, Remote, Shape, installed, rows_of_shards, shape_of
 from numgpt.plan import human
 from numgpt.threads import cores
@@ -72,8 +75,16 @@ def predicted(shape: Shape, shards: int, recompute: bool = False) -> int:
     config = shape.config()
     plans = [config.plan(batch=rows, n_tokens=shape.n_tokens) for rows in rows_of_shards(shape.batch, shards)]
     kept = sum(plan.saved_recompute if recompute else plan.saved for plan in plans)
-    # every shard has its gradients, also one that has no rows
-    return shards * plans[0].gradients + plans[0].moments + kept
+    one, two = (config.change(n_layer=n).n_params for n in (1, 2))
+    held = two - one + (config.n_vocab * config.n_embd if config.tied else 0)
+    more = (len(plans) - 1) * held + sum(passing(plan, config) for plan in plans)
+    return plans[0].gradients + plans[0].moments + kept + 4 * more
+
+
+def passing(plan, config) -> int:
+    """Numbers: the logits of a chunk and three arrays like them; or the gradients of feed-forward's a, h and x, and its block's."""
+    n = plan.batch * plan.n_tokens
+    return max(4 * min(n, CHUNK) * config.n_vocab, n * (2 * config.hidden_dim + 3 * config.n_embd))
 
 
 def import_times(n: int) -> dict[str, float]:
