@@ -21,11 +21,16 @@ def normal(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(shape, np.float32)
 
 
+def chunk(n_vocab: int) -> int:
+    """The rows that the head takes at once."""
+    return max(128, NUMBERS // n_vocab)
+
+
 class Products:
     """The matrix products of one shard: each once in forward, and twice in backward, for the input and for the weight."""
 
     def __init__(self, config, batch: int, n_tokens: int, weights: list[np.ndarray], head: np.ndarray):
-        self.chunk = max(128, NUMBERS // len(head))  # rows that the head takes at once
+        self.chunk = chunk(len(head))
         self.head, C, HD, n = head, config.n_embd, config.n_head * config.head_dim, batch * n_tokens
         self.layers = [(weights[4 * i:4 * i + 4], config.window_of(i)) for i in range(config.n_layer)]
         self.rows = {width: normal(n, width) for width in {C, 3 * HD, HD, config.hidden_dim}}

@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 
 from benchmarks._contenders import Numgpt, Torch
-from benchmarks._floor import CHUNK
+from benchmarks._floor import chunk
 from benchmarks._shapes import SHAPES, Remote, Shape, installed, rows_of_shards, shape_of
 from numgpt.plan import human
 from numgpt.threads import cores
@@ -84,7 +84,7 @@ def predicted(shape: Shape, shards: int, recompute: bool = False) -> int:
 def passing(plan, config) -> int:
     """Numbers: the logits of a chunk and three arrays like them; or the gradients of feed-forward's a, h and x, and its block's."""
     n = plan.batch * plan.n_tokens
-    return max(4 * min(n, CHUNK) * config.n_vocab, n * (2 * config.hidden_dim + 3 * config.n_embd))
+    return max(4 * min(n, chunk(config.n_vocab)) * config.n_vocab, n * (2 * config.hidden_dim + 3 * config.n_embd))
 
 
 def import_times(n: int) -> dict[str, float]:
