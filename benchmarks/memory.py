@@ -87,15 +87,18 @@ def passing(plan, config) -> int:
     return max(4 * min(n, chunk(config.n_vocab)) * config.n_vocab, n * (2 * config.hidden_dim + 3 * config.n_embd))
 
 
+IMPORTS = ("import numpy", "import numpy, numgpt", "import numpy; from numgpt import GPT")  # numgpt alone loads no NumPy
+
+
 def import_times(n: int) -> dict[str, float]:
-    """Seconds of a process that imports each, and nothing else."""
-    times = {"numpy": [], "numgpt": []}
+    """Seconds of a process that does each, and nothing else."""
+    times = {code: [] for code in IMPORTS}
     for _ in range(n):
-        for package, seconds in times.items():
+        for code, seconds in times.items():
             began = time.perf_counter()
-            subprocess.run([sys.executable, "-c", f"import {package}"], check=True, cwd=Path(__file__).parent.parent)
+            subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
             seconds.append(time.perf_counter() - began)
-    return {package: statistics.median(seconds) for package, seconds in times.items()}
+    return {code: statistics.median(seconds) for code, seconds in times.items()}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -124,8 +127,9 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{f'{shape.preset} {shape.batch} x {shape.n_tokens}':18} {name:18} {human(row['stood'], 'B'):>13} "
                   f"{human(row['added'], 'B'):>9} {text:17} {row['faults']:8,}", flush=True)
     times = import_times(arguments.processes)
-    print(f"\nimport numpy {1e3 * times['numpy']:.0f} ms, import numgpt {1e3 * times['numgpt']:.0f} ms: "
-          f"{1e3 * (times['numgpt'] - times['numpy']):+.0f} ms")
+    print()
+    for code, seconds in times.items():
+        print(f"{code:34} {1e3 * seconds:6.1f} ms  {1e3 * (seconds - times[IMPORTS[0]]):+6.1f}")
     if arguments.json:
         Path(arguments.json).write_text(json.dumps({"steps": rows, "import seconds": times}, indent=1))
     return 0
