@@ -99,7 +99,7 @@ class HeadLoss(Layer):
         x, targets, count = self._prepare(x, targets, count)
         x_rows, matrix = flat(x), self.matrix
         loss, dx = 0.0, np.empty(x_rows.shape, np.result_type(x, matrix))
-        few = x_rows.shape[0] * sum(matrix.shape) < matrix.size
+        few = len(x_rows) * sum(matrix.shape) < matrix.size  # rows: x and dlogits are then smaller than their product
         dweight, products = None if few else np.zeros_like(self.weight.value), []
         dbias = None if self.bias is None else np.zeros_like(self.bias.value)
         for part, targets_ in self._chunks(targets):

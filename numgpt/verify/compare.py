@@ -25,7 +25,8 @@ ALLOWED = 8.0
 EPS = {"float64": 2.0 ** -52, "float32": 2.0 ** -23, "bfloat16": 2.0 ** -7, "float16": 2.0 ** -10}
 # float16 has no numbers between multiples of this, however small they are.
 STEP = {"float16": 2.0 ** -24}
-LOOKS_SINGLE = "the numbers are stored in float64, but look computed in float32, and are judged as such: --precision float64 insists"
+LOOKS_SINGLE = ("the numbers are stored in float64, but look computed in float32, and are judged as such: "
+                "--precision float64 insists")
 # What was measured stands for what was not, in the ratio of their last digits.
 MEASURED = {"float64": "float32", "float32": "float32", "bfloat16": "bfloat16", "float16": "float32"}
 
@@ -93,7 +94,8 @@ class Comparison:
 
     def table(self, rows: list[Row] | None = None) -> str:
         rows = self.rows if rows is None else rows
-        firsts = {self.first_forward: "first forward", self.first_backward: "first backward", self.first_step: "first of the steps"}
+        firsts = {self.first_forward: "first forward", self.first_backward: "first backward",
+                  self.first_step: "first of the steps"}
         width = max([len(row.name) for row in rows] + [6])
         lines = [f"{'tensor':{width}}  max error  relative  tolerance  cosine      scale"]
         for row in rows:

@@ -72,7 +72,8 @@ def _norms() -> Iterator[Convention]:
     yield Convention("variance-n-1", "the variance is divided by n - 1", edits=(
         Edit(NORM + ".forward", "mean(c * c) + self.eps", "mean(c * c) * (c.shape[-1] / (c.shape[-1] - 1)) + self.eps"),
         Edit(NORM + ".backward", "mean(dxhat * xhat_)", "mean(dxhat * xhat_) * (gain.size / (gain.size - 1))")))
-    yield Convention("no-last-norm", "there is no norm after the last block", lacks=("forward.norm", "backward.norm", "grads.norm."), edits=(
+    last = "forward.norm", "backward.norm", "grads.norm."
+    yield Convention("no-last-norm", "there is no norm after the last block", lacks=last, edits=(
         Edit(BODY + ".forward", "(x, None) if self.norm is None else self.norm.forward(x)", "(x, None)"),
         Edit(BODY + ".backward", "if self.norm is not None:", "if False:")))
 

@@ -62,14 +62,17 @@ class Diagnosis:
         def said(hypotheses):
             return [{"slug": one.slug, "story": one.story, "breaks": one.breaks} for one in hypotheses]
         return {"verdict": self.verdict, "found": said(self.found), "others": [said(other) for other in self.others],
-                "digits": round(self.digits, 2) if self.found else None, "judged": self.judged, "wrong": [row.name for row in self.wrong],
+                "digits": round(self.digits, 2) if self.found else None, "judged": self.judged,
+                "wrong": [row.name for row in self.wrong],
                 "notes": self.notes, "tried": self.tried}
 
     def __str__(self):
         lines = [f"note: {note}" for note in self.notes]
         if self.verdict == "correct":
-            said = "the 1 tensor that was computed again is" if self.judged == 1 else f"all {self.judged} tensors that were computed again are"
-            return "\n".join([*lines, f"correct: {said} what the ones before make of {'it' if self.judged == 1 else 'them'}, to rounding"])
+            one = self.judged == 1
+            said = "the 1 tensor that was computed again is" if one else f"all {self.judged} tensors that were computed again are"
+            lines.append(f"correct: {said} what the ones before make of {'it' if one else 'them'}, to rounding")
+            return "\n".join(lines)
         wrong = [row for row in self.wrong if not row.name.startswith(STEPS)] or self.wrong
         lines.append(("1 tensor is not what its inputs make of it" if len(wrong) == 1 else
                       f"{len(wrong)} tensors are not what their inputs make of them")
@@ -84,9 +87,10 @@ class Diagnosis:
             lines.append("where to look: " + ", ".join(row.name for row in wrong[:6]) + (", ..." if len(wrong) > 6 else ""))
             return "\n".join(lines)
         lines += [str(one) for one in self.found]
-        lines.append("reproduces all of them " + (f"to {self.digits:.1f} digits" if self.digits < 15 else "to the last digit") + ("" if len(self.found) == 1 else ", both together"))
+        lines.append("reproduces all of them " + (f"to {self.digits:.1f} digits" if self.digits < 15 else "to the last digit")
+                     + ("" if len(self.found) == 1 else ", both together"))
         for other in self.others:
-            lines.append(f"here no different: {' with '.join(one.slug for one in other)} ({'; '.join(one.story for one in other)})")
+            lines.append(f"here no different: {_named(other)} ({'; '.join(one.story for one in other)})")
         return "\n".join(lines)
 
 
@@ -170,7 +174,7 @@ class _Search:
                 more, others_of_step, digits_of_step = (
                     self.explained("step", found, in_steps) if in_steps else (found, [], digits))
             if more is None:
-                return Diagnosis("unknown", wrong=rows,
+                return Diagnosis("unknown", others=others_of_step, wrong=rows,
                                  notes=[f"{_named(found)} explains the gradients, but not the steps"] if found else [])
             found, others, digits = more, others + others_of_step, min(digits, digits_of_step)
         if not found:  # a little beyond what is allowed, and less than what a mistake would be
@@ -240,7 +244,8 @@ class _Search:
         errors, clean = self.replay.errors(predicted), self.replay.clean_errors
         errors |= {name: 0.0 for name in errors if lacks and name.startswith(lacks)}
         beyond = set(self.replay.failing(errors, REPRODUCED))
-        no_better = {name for name in self.replay.failing(errors) if BETTER * errors[name] > clean[name] > self.replay.allowed[name]}
+        no_better = {name for name in self.replay.failing(errors)
+                     if BETTER * errors[name] > clean[name] > self.replay.allowed[name]}
         return errors, judged & (beyond | no_better)
 
     def _steps_begin_with_the_gradient(self) -> bool:
@@ -258,12 +263,13 @@ class _Search:
         return [name for name in failing if name.startswith(STEPS) and name not in self.as_given]
 
     def _best(self, exact, wrong: list[str]):
-        """The explanation with the most digits, and those that are as good; None, and all of them, if they are too many to tell."""
+        """The explanation with the most digits, and those that are as good; None, and all of them, if too many are."""
         digits = {found: -math.log10(max(max(errors[name] for name in wrong), 1e-17)) for found, errors in exact}
         most = max(digits.values(), default=0.0)
         if most < DIGITS:
             return None, [], 0.0
-        alike = sorted((found for found in digits if digits[found] > most - ALIKE), key=lambda found: self._rank(found, most - digits[found]))
+        alike = sorted((found for found in digits if digits[found] > most - ALIKE),
+                       key=lambda found: self._rank(found, most - digits[found]))
         first = {}
         for found in alike:
             first.setdefault(frozenset(one.slug for one in found), found)
