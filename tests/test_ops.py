@@ -131,8 +131,10 @@ def test_blocks_cover_every_row_once_in_order(n_rows, n_cols):
 
 
 def test_blockwise_formulas_equal_whole_ones_to_the_bit():
-    x, y = np.random.default_rng(0).standard_normal((2, 3, NUMBERS // 2, 1))
-    assert np.array_equal(elementwise(lambda a, b: a * b + a, x, y), x * y + x)
+    x = np.random.default_rng(0).standard_normal((3, NUMBERS // 2, 1))
+    assert np.array_equal(elementwise(lambda a: a * a + a, x), x * x + x)
+    y, positive = elementwise(lambda a: (a * a + a, a > 0), x)
+    assert np.array_equal(y, x * x + x) and np.array_equal(positive, x > 0)
     total = np.zeros_like(x)
     for x_, total_ in row_blocks(x, total):
         total_[...] = 2 * x_

@@ -1,30 +1,34 @@
 """The bends of the feed-forward layer: element by element, y = f(x) and dx = dy f'(x)."""
 
+import functools
 import math
 
 import numpy as np
 
 from numgpt.layers.blocks import elementwise
 from numgpt.layers.inputs import floats, gradient
-from numgpt.layers.ops import normal_cdf, normal_density, one_plus_exp, sigmoid_and_slope
+from numgpt.layers.ops import normal_cdf, normal_density
 from numgpt.layers.param import Layer
-
-# Below -3e4 every gate here is exactly 0 in every dtype. Stopping there makes f(-inf) 0, not -inf * 0 = nan.
-# And np.clip takes a third of the time that np.maximum takes.
-LOWEST = -3e4
 
 
 class Activation(Layer):
-    """y = f(x). A subclass says f and its slope; x is all that backward needs."""
+    """y = f(x). The slope f'(x) needs what y needs, an exp above all, so forward computes both.
 
-    def forward(self, x):
+    slope=False: y alone, which takes half the time, and no backward.
+    """
+
+    def forward(self, x, *, slope: bool = True):
         x = floats(x, type(self).__name__)
-        return elementwise(self.f, x), x
+        return elementwise(self.f_and_slope, x) if slope else (elementwise(self.f, x), None)
+
+    def __call__(self, x):
+        return self.forward(x, slope=False)[0]
 
     def backward(self, dy, saved):
-        x = saved
-        dy = gradient(dy, x.shape, type(self).__name__)
-        return elementwise(lambda dy, x: dy * self.slope(x), dy, x)
+        slope = saved
+        if slope is None:
+            raise ValueError(f"there is no backward without the slope: call {type(self).__name__}.forward without slope=False")
+        return gradient(dy, slope.shape, type(self).__name__) * slope
 
 
 class GELU(Activation):
@@ -33,57 +37,99 @@ class GELU(Activation):
     x -> y of one shape;  normal_cdf(x) = (1 + erf(x / sqrt(2))) / 2, and its derivative is the normal density
 
     Forward   y = x * normal_cdf(x)
-    Backward  dx = dy * (normal_cdf(x) + x * exp(-x * x / 2) / sqrt(2 * pi))
-    Saved     x
+              slope = normal_cdf(x) + x * exp(-x * x / 2) / sqrt(2 * pi)
+    Backward  dx = dy * slope
+    Saved     slope
     """
 
-    @staticmethod
-    def f(x):
+    def f(self, x):
         return np.clip(x, LOWEST, np.inf) * normal_cdf(x)
 
-    @staticmethod
-    def slope(x):
-        x = np.clip(x, -40, 40)  # the density is 0 beyond, and inf * 0 is nan
-        return normal_cdf(x) + x * normal_density(x)
+    def f_and_slope(self, x):
+        cdf = normal_cdf(x)
+        near = np.clip(x, -40, 40)  # the density is 0 beyond, and inf * 0 is nan
+        return np.clip(x, LOWEST, np.inf) * cdf, cdf + near * normal_density(near)
 
 
-class GELUTanh(Activation):
-    """GELU with the normal distribution function approximated by (1 + tanh(u)) / 2 = sigmoid(2 u).
+LOWEST = -3e4  # where normal_cdf has long been 0 in every dtype; stopping there makes f(-inf) 0, not -inf * 0 = nan
+
+
+class Gate(Activation):
+    """x times s, the sigmoid of z; a subclass says what z is, and the slope, for which it is given s and xds.
+
+        s = 1 / (1 + exp(-z))
+        y = x * s
+        xds = x * s * (1 - s)
+        slope = s + xds * dz
+
+    Far out, where exp overflows in the dtype of x, s is 0 or 1.
+    """
+
+    def f(self, x):
+        near, far = self._near(x)
+        y = near / (1 + np.exp(self.minus_z(near)))
+        return y if far is None else np.where(far, np.maximum(x, 0), y)
+
+    def f_and_slope(self, x):
+        near, far = self._near(x)
+        e = np.exp(self.minus_z(near))
+        d = 1 + e
+        y = near / d
+        e /= d  # 1 - s, with the digits that it would have lost where s is near 1
+        slope = self.slope(near, 1 / d, y * e)
+        if far is None:
+            return y, slope
+        return np.where(far, np.maximum(x, 0), y), np.where(far, x.real > 0, slope)
+
+    def _near(self, x):
+        """x cut to where exp stays finite, and what was cut; None: nothing, and x is what it was."""
+        end = self._end(x.real.dtype)
+        if -end <= x.real.min(initial=0) and x.real.max(initial=0) <= end:  # false for a nan
+            return x, None
+        near = np.clip(x.real, -end, end)
+        return near + 1j * x.imag if np.iscomplexobj(x) else near, abs(x.real) > end
+
+    @classmethod
+    @functools.cache
+    def _end(cls, dtype: np.dtype) -> float:
+        """The x at which exp(z) is almost too large for the dtype, found by halving."""
+        limit = 0.98 * float(np.log(np.finfo(dtype).max))
+        start, end = 0.0, 2 * limit
+        for _ in range(50):
+            middle = (start + end) / 2
+            start, end = (middle, end) if -cls.minus_z(middle) < limit else (start, middle)
+        return start
+
+
+class GELUTanh(Gate):
+    """GELU with the normal distribution function approximated by (1 + tanh(u)) / 2.
 
     x -> y of one shape
 
     Forward   u = sqrt(2 / pi) * (x + 0.044715 * x * x * x)
-              y = x * 0.5 * (1 + tanh(u))
-    Backward  t = tanh(sqrt(2 / pi) * (x + 0.044715 * x * x * x))
+              t = tanh(u)
+              y = x * 0.5 * (1 + t)
               du = sqrt(2 / pi) * (1 + 3 * 0.044715 * x * x)
               -- tanh' = 1 - tanh^2
-              dx = dy * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * du)
-    Saved     x
+              slope = 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * du
+    Backward  dx = dy * slope
+    Saved     slope
 
-    Computed with the sigmoid, which keeps the digits that 1 + tanh(u) loses on the left: at
-    x = -4 they are all lost in float32. Below x = -10.02 its exp overflows there, and the result is 0 for 3e-38.
+    Computed with (1 + tanh(u)) / 2 = sigmoid(2 u), which keeps the digits that 1 + t loses on the left: at
+    x = -4 they are all lost in float32.
     """
 
     @staticmethod
-    def f(x):
-        x = np.clip(x, -40, np.inf)
-        with np.errstate(over="ignore"):  # of the cube
-            return x / one_plus_exp(_twice_u(x, -1))
+    def minus_z(x):
+        return x * (-A - 0.044715 * A * (x * x))
 
     @staticmethod
-    def slope(x):
-        x = np.clip(x, -40, 40)
-        s, ds = sigmoid_and_slope(_twice_u(x))
+    def slope(x, s, xds):
         dz = A + 3 * 0.044715 * A * (x * x)
-        return s + x * ds * dz
+        return s + xds * dz
 
 
 A = 2 * math.sqrt(2 / math.pi)
-
-
-def _twice_u(x, sign=1):
-    """What GELUTanh's sigmoid is taken of. Beyond x = 40 it is 0 or 1, and the cube may overflow."""
-    return x * (sign * A + sign * 0.044715 * A * (x * x))
 
 
 class ReLU(Activation):
@@ -92,42 +138,40 @@ class ReLU(Activation):
     x -> y of one shape
 
     Forward   y = maximum(x, 0)
-    Backward  -- at the kink itself, x = 0, any slope from 0 to 1 would do; 0 is the custom
-              dx = dy * (x > 0)
-    Saved     x
+              -- at the kink itself, x = 0, any slope from 0 to 1 would do; 0 is the custom
+              slope = (x > 0).astype(x.dtype)
+    Backward  dx = dy * slope
+    Saved     slope
     """
 
-    @staticmethod
-    def f(x):
+    def f(self, x):
         return np.maximum(x, 0)
 
-    @staticmethod
-    def slope(x):
-        return (x > 0).astype(x.dtype)
+    def f_and_slope(self, x):
+        return np.maximum(x, 0), (x > 0).astype(x.dtype)
 
 
-class SiLU(Activation):
+class SiLU(Gate):
     """x times its own sigmoid.
 
     x -> y of one shape
 
-    Forward   y = x / (1 + exp(-x))
-    Backward  s = 1 / (1 + exp(-x))
-              dx = dy * (s + x * s * (1 - s))
-    Saved     x
+    Forward   s = 1 / (1 + exp(-x))
+              y = x * s
+              slope = s + x * s * (1 - s)
+    Backward  dx = dy * slope
+    Saved     slope
     """
 
     steepness = 1.0
 
-    def f(self, x):
-        x = np.clip(x, LOWEST, np.inf)
-        with np.errstate(over="ignore"):  # in float16
-            return x / one_plus_exp(-self.steepness * x)
+    @classmethod
+    def minus_z(cls, x):
+        return -cls.steepness * x
 
-    def slope(self, x):
-        x = np.clip(x, LOWEST, -LOWEST)
-        s, ds = sigmoid_and_slope(self.steepness * x)
-        return s + self.steepness * x * ds
+    @classmethod
+    def slope(cls, x, s, xds):
+        return s + cls.steepness * xds
 
 
 class QuickGELU(SiLU):
@@ -135,10 +179,11 @@ class QuickGELU(SiLU):
 
     x -> y of one shape
 
-    Forward   y = x / (1 + exp(-1.702 * x))
-    Backward  s = 1 / (1 + exp(-1.702 * x))
-              dx = dy * (s + 1.702 * x * s * (1 - s))
-    Saved     x
+    Forward   s = 1 / (1 + exp(-1.702 * x))
+              y = x * s
+              slope = s + 1.702 * x * s * (1 - s)
+    Backward  dx = dy * slope
+    Saved     slope
     """
 
     steepness = 1.702

@@ -19,16 +19,20 @@ def blocks(n_rows: int, n_cols: int = 1, *, numbers: int = NUMBERS) -> Iterator[
         yield slice(start, min(start + step, n_rows))
 
 
-def elementwise(formula: Callable, *arrays: np.ndarray) -> np.ndarray:
-    """formula(*arrays) for arrays of one shape, block by block."""
-    shape = arrays[0].shape
-    if arrays[0].size <= NUMBERS:
-        return formula(*arrays)
-    lines = [a.reshape(-1) for a in arrays]
-    y = np.empty(lines[0].shape, np.result_type(*arrays))
-    for part in blocks(len(y)):
-        y[part] = formula(*(line[part] for line in lines))
-    return y.reshape(shape)
+def elementwise(formula: Callable, x: np.ndarray):
+    """formula(x), block by block: an array of the shape of x, or several."""
+    if x.size <= NUMBERS:
+        return formula(x)
+    line = x.reshape(-1)
+    results = None
+    for part in blocks(len(line)):
+        ys = formula(line[part])
+        ys = ys if isinstance(ys, tuple) else (ys,)
+        results = results or [np.empty(line.shape, y.dtype) for y in ys]
+        for result, y in zip(results, ys):
+            result[part] = y
+    shaped = tuple(result.reshape(x.shape) for result in results)
+    return shaped if len(shaped) > 1 else shaped[0]
 
 
 def add_product(total: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:

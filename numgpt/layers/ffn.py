@@ -15,13 +15,13 @@ class FeedForward(Layer):
     Forward   h = x @ up.weight + up.bias
               a = activation(h)
               y = a @ down.weight + down.bias
-    Backward  -- a is a fourth of what a block would keep, and soon computed again
+    Backward  -- a would be a fourth of what a block keeps; computed again, it comes with the activation's slope
               a = activation(h)
               da = dy @ down.weight.T
-              dh = activation.backward(da, h)
+              dh = activation.backward(da)
               dx = dh @ up.weight.T
               -- each Linear adds its own weight's and bias's gradient, from a and dy, from x and dh
-    Saved     what up and activation saved: x and h
+    Saved     x, which up saved, and h
     """
 
     def __init__(self, n_embd: int, n_hidden: int | None = None, *, activation: str = "gelu_tanh",
@@ -34,12 +34,11 @@ class FeedForward(Layer):
 
     def forward(self, x):
         h, saved_up = self.up.forward(x)
-        a, saved_activation = self.activation.forward(h)
-        return self.down(a), (saved_up, saved_activation)
+        return self.down(self.activation(h)), (saved_up, h)
 
     def backward(self, dy, saved):
-        saved_up, saved_activation = saved
-        h = saved_activation
-        da = self.down.backward(dy, self.activation(h))
-        dh = self.activation.backward(da, saved_activation)
+        saved_up, h = saved
+        a, slope = self.activation.forward(h)
+        da = self.down.backward(dy, a)
+        dh = self.activation.backward(da, slope)
         return self.up.backward(dh, saved_up)

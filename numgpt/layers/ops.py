@@ -96,27 +96,11 @@ def erfc_backward(dy, x):
 
 
 def sigmoid(z):
-    """1 / (1 + exp(-z))"""
-    return 1 / one_plus_exp(-z)
-
-
-def one_plus_exp(z):
-    """A denominator: where exp overflows, 1 / inf is the 0 that is wanted."""
+    """1 / (1 + exp(-z)); where exp overflows, 1 / inf is the 0 that is wanted."""
     if np.iscomplexobj(z):  # but 1 / (inf + nan j) is nan
-        z = np.minimum(z, 0.98 * math.log(np.finfo(z.dtype).max))
+        z = np.maximum(z, -0.98 * math.log(np.finfo(z.dtype).max))
     with np.errstate(over="ignore"):
-        return 1 + np.exp(z)
-
-
-def sigmoid_and_slope(z):
-    """s = sigmoid(z) and s (1 - s), its derivative; 1 - s itself would have lost its digits where s is near 1."""
-    if np.iscomplexobj(z):  # 1 / 0 and exp(inf) are nan there
-        limit = 0.98 * math.log(np.finfo(z.dtype).max)
-        z = np.clip(z, -limit, limit)
-    with np.errstate(over="ignore", divide="ignore"):
-        e = np.exp(z)
-        s = 1 / (1 + 1 / e)
-        return s, s / (1 + e)
+        return 1 / (1 + np.exp(-z))
 
 
 def _finite_max(x, axis):

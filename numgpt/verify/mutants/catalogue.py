@@ -123,18 +123,18 @@ _add("w-last-row", "layers.linear.Linear.backward", "flat(x).T, flat(dy)", "flat
      "the weight's gradient from the last row of the batch alone", "linear", breaks="dweight = x.T @ dy")
 _add("b-mean", "layers.linear.Linear.backward", "rows(dy)", "rows(dy) / len(flat(dy))",
      "the bias averaged, not summed", "linear", breaks="dbias = rows(dy)")
-_add("ffn-pre-activation", "layers.ffn.FeedForward.backward", "self.down.backward(dy, self.activation(h))",
+_add("ffn-pre-activation", "layers.ffn.FeedForward.backward", "self.down.backward(dy, a)",
      "self.down.backward(dy, h)", "what came before the activation where what came after belongs",
      "feed-forward",
      breaks="from a and dy")
-_add("gelu-erf", "layers.activation.GELUTanh.slope", "s, ds = sigmoid_and_slope(_twice_u(x))", "return GELU.slope(x)",
+_add("gelu-erf", "layers.activation.GELUTanh.slope", "return s + xds * dz", "return GELU().forward(x)[1]",
      "the exact GELU's derivative on the tanh form", "gelu-tanh", "feed-forward",
-     breaks="dx = dy * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * du)")
+     breaks="slope = 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * du")
 _add("gelu-no-3", "layers.activation.GELUTanh.slope", "3 * 0.044715", "0.044715",
      "the 3 of the cube's derivative lost", "gelu-tanh", breaks="3 * 0.044715 * x * x")
-_add("gelu-no-x", "layers.activation.GELUTanh.slope", "s + x * ds * dz", "s",
+_add("gelu-no-x", "layers.activation.GELUTanh.slope", "s + xds * dz", "s",
      "the gate's own derivative missing", "gelu-tanh", breaks="+ 0.5 * x * (1 - t * t) * du")
-_add("gelu-sech", "layers.activation.GELUTanh.slope", "x * ds * dz", "x * (0.5 * (1 - s)) * dz",
+_add("gelu-sech", "layers.activation.GELUTanh.slope", "xds * dz", "x * (0.5 * (1 - s)) * dz",
      "1 - t for 1 - t * t in the derivative of tanh", "gelu-tanh", breaks="(1 - t * t)")
 
 # -- the block

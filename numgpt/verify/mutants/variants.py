@@ -129,35 +129,38 @@ other("b-mean", "in LayerNorm alone", (*BIAS, f"rows(dy_) / {N}\n"))
 other("b-mean", "in LayerNorm alone, and of its gain", (*BIAS, f"rows(dy_) / {N}\n"), (*GAIN, f"rows(dy_ * xhat_) / {N}"))
 other("b-mean", "in LayerNorm too, over the texts alone", (*DBIAS, "rows(dy) / len(dy)"), (*BIAS, "rows(dy_) / len(dy)\n"))
 other("ffn-pre-activation", "the slope taken at what came after it", (
-    FFN + ".backward", "self.activation.backward(da, saved_activation)", "self.activation.backward(da, self.activation(h))"))
+    FFN + ".backward", "self.activation.backward(da, slope)", "self.activation.backward(da, self.activation.forward(a)[1])"))
 
-X, F = "x = np.clip(x, -40, 40)\n", "return x / one_plus_exp(_twice_u(x, -1))"
-TO_TANH = (EXACT + ".slope", "x = np.clip(x, -40, 40)", "return GELUTanh.slope(x)")
-other("gelu-erf", "the exact GELU forward, the tanh form's derivative", (TANH + ".f", F, "return GELU.f(x)"))
-other("gelu-erf", "the exact GELU forward and backward", (TANH + ".f", F, "return GELU.f(x)"), *plain("gelu-erf"))
-other("gelu-erf", "the tanh form's derivative on the exact GELU", TO_TANH)
-other("gelu-erf", "the tanh form for the exact GELU, forward and backward", TO_TANH, (
-    EXACT + ".f", "return np.clip(x, LOWEST, np.inf) * normal_cdf(x)", "return GELUTanh.f(x)"))
-QUICK = (TANH + ".slope", X, "return QuickGELU().slope(x)\n")
-other("gelu-erf", "x sigmoid(1.702 x)'s derivative on the tanh form", QUICK)
-other("gelu-erf", "x sigmoid(1.702 x) for the tanh form, forward and backward", QUICK,
-      (TANH + ".f", F, "return QuickGELU().f(x)"))
+SLOPE = TANH + ".slope", "s + xds * dz"
+OF_TANH = "t = np.tanh(A / 2 * (x + 0.044715 * x * x * x)); return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * dz"
+OF_QUICK = TANH + ".slope", "return s + xds * dz", "return QuickGELU().forward(x)[1]"
+MINUS_Z = TANH + ".minus_z", "x * (-A - 0.044715 * A * (x * x))"
+TO_EXACT = *MINUS_Z, "np.log(normal_cdf(-x) / normal_cdf(x))"  # of which the sigmoid is the distribution function
+TO_QUICK = *MINUS_Z, "-1.702 * x"
+other("gelu-erf", "the exact GELU forward, the tanh form's derivative", TO_EXACT, (TANH + ".slope", "return s + xds * dz", OF_TANH))
+other("gelu-erf", "the exact GELU forward and backward", TO_EXACT, *plain("gelu-erf"))
+other("gelu-erf", "the tanh form's derivative on the exact GELU", (
+    EXACT + ".f_and_slope", "cdf + near * normal_density(near)", "GELUTanh().forward(x)[1]"))
+other("gelu-erf", "the tanh form for the exact GELU, forward and backward",
+      (EXACT + ".f", "np.clip(x, LOWEST, np.inf) * normal_cdf(x)", "GELUTanh()(x)"),
+      (EXACT + ".f_and_slope", "cdf = normal_cdf(x)", "return GELUTanh().forward(x)"))
+other("gelu-erf", "x sigmoid(1.702 x)'s derivative on the tanh form", OF_QUICK)
+other("gelu-erf", "x sigmoid(1.702 x) for the tanh form, forward and backward", OF_QUICK, TO_QUICK)
 CUBE = TANH + ".slope", "A + 3 * 0.044715 * A * (x * x)"
 other("gelu-no-3", "an x lost beside it", (*CUBE, "A * (1 + 3 * 0.044715 * x)"))
 other("gelu-no-3", "the 3 there, the square lost", (*CUBE, "A * (1 + 3 * 0.044715)"))
 other("gelu-no-3", "the cube's part lost", (*CUBE, "A"))
 other("gelu-no-3", "the 1 lost", (*CUBE, "A * 3 * 0.044715 * x * x"))
-SLOPE = TANH + ".slope", "s + x * ds * dz"
-other("gelu-no-x", "the x alone lost", (*SLOPE, "s + ds * dz"))
-other("gelu-no-x", "the gate lost, its derivative there", (*SLOPE, "x * ds * dz"))
-other("gelu-no-x", "the half of the gate lost", (*SLOPE, "2 * s + x * ds * dz"))
-other("gelu-no-x", "the half of its derivative lost", (*SLOPE, "s + 2 * x * ds * dz"))
-other("gelu-no-x", "the derivative of what the tanh is taken of lost", (*SLOPE, "s + x * ds * 2"))
+other("gelu-no-x", "the x alone lost", (*SLOPE, "s + s * (1 - s) * dz"))
+other("gelu-no-x", "the gate lost, its derivative there", (*SLOPE, "xds * dz"))
+other("gelu-no-x", "the half of the gate lost", (*SLOPE, "2 * s + xds * dz"))
+other("gelu-no-x", "the half of its derivative lost", (*SLOPE, "s + 2 * xds * dz"))
+other("gelu-no-x", "the derivative of what the tanh is taken of lost", (*SLOPE, "s + xds * 2"))
 other("gelu-no-x", "sqrt(2 / pi) lost", (*CUBE, "2 * (1 + 3 * 0.044715 * x * x)"))
-GATE = TANH + ".slope", "x * ds * dz"
+GATE = TANH + ".slope", "xds * dz"
 other("gelu-sech", "t * t for 1 - t * t", (*GATE, "x * (2 * s - 1) ** 2 / 4 * dz"))
 other("gelu-sech", "1 + t * t", (*GATE, "x * (1 + (2 * s - 1) ** 2) / 4 * dz"))
-other("gelu-sech", "1 - u * u, u what the tanh is taken of", (*GATE, "x * (1 - (_twice_u(x) / 2) ** 2) / 4 * dz"))
+other("gelu-sech", "1 - u * u, u what the tanh is taken of", (*GATE, "x * (1 - (GELUTanh.minus_z(x) / 2) ** 2) / 4 * dz"))
 
 # -- the block: first half attention, second half ffn; a form is of both kinds of block, as far as they have it
 
