@@ -40,7 +40,7 @@ class Products:
         heads = batch, config.n_head, n_tokens, config.head_dim
         self.q, self.k, self.v, self.z, self.dq, self.dk, self.dv = (normal(*heads) for _ in range(7))
         self.scores = normal(batch * config.n_head * TILE * n_tokens)
-        self.dw = np.zeros(max(16 * NUMBERS, max(w.shape[1] for w in (head, *weights))), np.float32)
+        self.dw = np.zeros(max(8 * NUMBERS, max(w.shape[1] for w in (head, *weights))), np.float32)
 
     def run(self) -> None:
         for weights, window in self.layers:
@@ -90,7 +90,7 @@ class Products:
     def by_weight(self, a, b) -> None:
         """a @ b, in the blocks in which it would be added to a gradient."""
         n = b.shape[1]
-        for part in blocks(len(a), n, numbers=16 * NUMBERS):
+        for part in blocks(len(a), n, numbers=8 * NUMBERS):
             rows = part.stop - part.start
             matmul(a[part], b, out=self.dw[:rows * n].reshape(rows, n))
 
