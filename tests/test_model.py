@@ -333,7 +333,8 @@ def test_fleeting_gradients_are_the_same_and_whole_when_their_part_is_finished(c
     def fetch(part):
         for param in parts[part]:
             assert names[id(param)] not in found
-            found[names[id(param)]], param.grad = param.grad, None
+            found[names[id(param)]] = param.grad
+            param.begin_anew()
 
     loss, saved = replica.forward(ids, targets)
     replica.backward(saved, finished=fetch)

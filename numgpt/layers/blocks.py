@@ -36,10 +36,16 @@ def elementwise(formula: Callable, x: np.ndarray):
     return shaped if len(shaped) > 1 else shaped[0]
 
 
-def add_product(total: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
-    """total += a @ b, a few rows after the other: the product need not exist whole, nor leave the cache to be added."""
+def add_product(total: np.ndarray, a: np.ndarray, b: np.ndarray, *, to_nothing: bool = False) -> None:
+    """total += a @ b, a few rows after the other: the product need not exist whole, nor leave the cache to be added.
+
+    to_nothing: total = a @ b, whatever was there
+    """
     for part in blocks(*total.shape, numbers=8 * NUMBERS):  # enough for the BLAS to run at its speed
-        total[part] += a[part] @ b
+        if to_nothing:
+            np.matmul(a[part], b, out=total[part])
+        else:
+            total[part] += a[part] @ b
 
 
 def row_blocks(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:

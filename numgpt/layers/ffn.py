@@ -40,5 +40,7 @@ class FeedForward(Layer):
         saved_up, h = saved
         a, slope = self.activation.forward(h)
         da = self.down.backward(dy, a)
+        del a  # these are the widest arrays of a model, and here it needs the most memory
         dh = self.activation.backward(da, slope)
+        del da, slope
         return self.up.backward(dh, saved_up)

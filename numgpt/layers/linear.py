@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from numgpt.layers.blocks import add_product
 from numgpt.layers.inputs import channels, gradient
 from numgpt.layers.ops import flat, rows
 from numgpt.layers.param import Layer, constant, normal
@@ -36,7 +35,7 @@ class Linear(Layer):
     def backward(self, dy, saved):
         x = saved
         dy = gradient(dy, (*x.shape[:-1], self.weight.shape[1]), "Linear")
-        add_product(self.weight.grad, flat(x).T, flat(dy))
+        self.weight.add_product(flat(x).T, flat(dy))
         if self.bias is not None:
             self.bias.grad += rows(dy)
         dx = flat(dy) @ self.weight.value.T

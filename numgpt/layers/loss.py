@@ -108,11 +108,10 @@ class HeadLoss(Layer):
             loss += loss_
             dlogits = self.loss.backward(1.0, saved)
             dx[part] = dlogits @ matrix.T
-            factors = ((dlogits.T, x_) if self.tied else (x_.T, dlogits))
             if few:
-                products.append(factors)
+                products.append((x_, dlogits))
             else:
-                add_product(dweight, *factors)
+                add_product(dweight, *self._factors(x_, dlogits))
             if dbias is not None:
                 dbias += rows(dlogits)
         return loss, (dx.reshape(x.shape), dweight, products, dbias)
@@ -128,11 +127,15 @@ class HeadLoss(Layer):
         if dweight is not None:
             for grad, dweight_ in row_blocks(self.weight.grad, dweight):
                 grad += dloss * dweight_
-        for a, b in products:
-            add_product(self.weight.grad, a, dloss * b)
+        for x_, dlogits in products:
+            self.weight.add_product(*self._factors(dloss * x_, dlogits))
         if dbias is not None:
             self.bias.grad += dloss * dbias
         return dloss * dx
+
+    def _factors(self, x, dlogits):
+        """Whose product is dweight."""
+        return (dlogits.T, x) if self.tied else (x.T, dlogits)
 
     def _prepare(self, x, targets, count):
         C, V = self.matrix.shape

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from numgpt.layers.blocks import blocks
+from numgpt.layers.blocks import add_product, blocks
 from numgpt.layers.inputs import float_type, positive
 from numgpt.layers.tree import tree
 
@@ -19,12 +19,36 @@ from numgpt.layers.tree import tree
 class Param:
     """A trainable array and the gradient that backward adds to."""
 
-    __slots__ = ("value", "grad")
+    __slots__ = ("value", "_grad", "_anew")
 
     def __init__(self, value: np.ndarray, grad: np.ndarray | None = None):
         self.value = np.asarray(value)
         # np.zeros takes no memory until it is written to, which in a model that only predicts is never
         self.grad = np.zeros(self.value.shape, self.value.dtype) if grad is None else grad
+
+    @property
+    def grad(self) -> np.ndarray:
+        if self._anew:
+            self.grad = self._room()
+            self._grad.fill(0)
+        return self._grad
+
+    @grad.setter
+    def grad(self, array: np.ndarray) -> None:
+        self._grad, self._anew = array, False
+
+    def begin_anew(self) -> None:
+        """The gradient is 0 from here on. It is written when it is asked for; a product goes where it belongs, added to nothing."""
+        self._anew = True
+
+    def add_product(self, a: np.ndarray, b: np.ndarray) -> None:
+        """grad += a @ b"""
+        first = self._anew
+        self.grad = self._room()
+        add_product(self._grad, a, b, to_nothing=first)
+
+    def _room(self) -> np.ndarray:
+        return self._grad
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -39,22 +63,19 @@ class Param:
 
 
 class FleetingParam(Param):
-    """A Param whose gradient is made, of zeros, when it is first asked for; setting it to None gives the memory back."""
+    """A Param whose gradient has no memory until backward comes to it, and gives it back when it begins anew."""
 
-    __slots__ = ("_grad",)
+    __slots__ = ()
 
     def __init__(self, value: np.ndarray):
-        self.value, self._grad = value, None
+        self.value = value
+        self.begin_anew()
 
-    @property
-    def grad(self) -> np.ndarray:
-        if self._grad is None:
-            self._grad = np.zeros(self.value.shape, self.value.dtype)
-        return self._grad
+    def begin_anew(self) -> None:
+        self._grad, self._anew = None, True
 
-    @grad.setter
-    def grad(self, array: np.ndarray | None) -> None:
-        self._grad = array
+    def _room(self) -> np.ndarray:
+        return np.empty(self.value.shape, self.value.dtype) if self._grad is None else self._grad
 
 
 class Layer:

@@ -6,6 +6,7 @@ The bits of the sum depend on the number of shards, which is a setting of the ru
 where there are fewer, the same shards run in turn.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -62,7 +63,6 @@ class Shards:
         with one_blas_thread():
             self.sum.begin()
             losses = self.pool.map(_gradient, self.models, shards, self.sum.told)
-            self.sum.finish(self.pool)
         return sum(loss for shard in losses for loss in shard)
 
     def loss(self, ids, targets) -> float:
@@ -102,55 +102,51 @@ class Sum:
 
         grads = grads of shard 0 + grads of shard 1 + ...
 
-    A shard adds its gradient of a part, a block say, as soon as all shards before it have added theirs, and gives its
-    memory back: so no second array of all gradients is needed. Who comes to a part too early adds it later.
+    A shard's gradient of a part, a block say, is added as soon as those of all shards before it are, and its memory given
+    back: so no second array of all gradients is needed. Where shards come in another order, the last adds for the others.
     """
 
     def __init__(self, models):
         self.parts = [model.parts() for model in models]  # shard -> part -> its layer and Params
         self.told = [self._told(shard) for shard in range(len(models))]  # what each shard calls when it is through with a layer
+        self.locks = [threading.Lock() for _ in self.parts[0]]
         self.begin()
 
     def begin(self) -> None:
-        """Forget what a batch that came to nothing may have left."""
+        """All gradients begin anew, whatever the batch before has left."""
         self.n_added = [0 for _ in self.parts[0]]  # for each part, how many shards are in the sum
-        self.left = [[] for _ in self.parts]  # for each shard, the parts that it is through with and has not added
-        for parts in self.parts[1:]:
+        self.through = [set() for _ in self.parts[0]]  # for each part, the shards whose backward is done
+        for parts in self.parts:
             for _, params in parts:
                 for param in params:
-                    param.grad = None
+                    param.begin_anew()
 
     def _told(self, shard: int) -> Callable[[Layer], None]:
         places = {id(layer): i for i, (layer, _) in enumerate(self.parts[shard])}
 
         def told(layer: Layer) -> None:
-            self.left[shard].append(places[id(layer)])
-            for i in [i for i in self.left[shard] if self.n_added[i] == shard]:
-                self._add(shard, i)
+            i = places[id(layer)]
+            self.through[i].add(shard)
+            # Who does not get the lock may go: who has it looks again when it is free.
+            while self.n_added[i] in self.through[i] and self.locks[i].acquire(blocking=False):
+                try:
+                    if self.n_added[i] in self.through[i]:
+                        self._add(self.n_added[i], i)
+                finally:
+                    self.locks[i].release()
 
         return told
 
     def _add(self, shard: int, i: int) -> None:
-        if shard > 0:
-            for total, param in zip(self.parts[0][i][1], self.parts[shard][i][1]):
-                total.grad += param.grad
-                param.grad = None
-        self.left[shard].remove(i)
-        self.n_added[i] = shard + 1  # only now may the next shard add
-
-    def finish(self, pool: Pool) -> None:
-        """Add what is left."""
-        def add(i: int) -> None:
-            for shard, left in enumerate(self.left):
-                if i in left:
-                    self._add(shard, i)
-
-        pool.map(add, range(len(self.n_added)))
+        for total, param in zip(self.parts[0][i][1], self.parts[shard][i][1]):
+            grad = total.grad  # zeros, where backward has added nothing
+            if shard > 0:
+                grad += param.grad
+                param.begin_anew()
+        self.n_added[i] = shard + 1  # only now may the next shard's be added
 
 
 def _gradient(model, pieces: list[Piece], told: Callable[[Layer], None]) -> list[float]:
-    if model.grads is not None:  # else they begin at 0 by themselves
-        model.grads.fill(0)
     losses = []
     for piece in pieces:
         loss, saved = model.forward(piece.ids, piece.targets, rng=piece.rng(), count=piece.count)

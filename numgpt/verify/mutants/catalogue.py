@@ -225,10 +225,10 @@ _add("tie-head-only", "layers.embedding.Embedding.backward",
      "the embedding's part of a tied table lost", "embedding", breaks=_TABLE)
 _add("tie-emb-only", "layers.loss.HeadLoss.backward", "grad += dloss * dweight_", "pass",
      "the head's part of a tied table lost", "head-loss-tied", breaks="dweight = dloss * x.T @ dlogits",
-     more=(("layers.loss.HeadLoss.backward", "dloss * b", "0 * b"),))
+     more=(("layers.loss.HeadLoss.backward", "dloss * x_", "0 * x_"),))
 _add("tie-doubled", "layers.loss.HeadLoss.backward", "grad += dloss * dweight_", "grad += 2 * dloss * dweight_",
      "the head's part of a tied table counted twice", "head-loss-tied", breaks="dweight = dloss * x.T @ dlogits",
-     more=(("layers.loss.HeadLoss.backward", "dloss * b", "2 * dloss * b"),))
+     more=(("layers.loss.HeadLoss.backward", "dloss * x_", "2 * dloss * x_"),))
 _add("pos-mean", "layers.position.LearnedPositions.backward", "dy.sum(", "dy.mean(",
      "the mean over the batch for its sum", "learned-positions", breaks="dtable[:x.shape[-2]] = dy.sum(0)")
 

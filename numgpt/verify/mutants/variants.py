@@ -129,7 +129,7 @@ other("b-mean", "in LayerNorm alone", (*BIAS, f"rows(dy_) / {N}\n"))
 other("b-mean", "in LayerNorm alone, and of its gain", (*BIAS, f"rows(dy_) / {N}\n"), (*GAIN, f"rows(dy_ * xhat_) / {N}"))
 other("b-mean", "in LayerNorm too, over the texts alone", (*DBIAS, "rows(dy) / len(dy)"), (*BIAS, "rows(dy_) / len(dy)\n"))
 other("ffn-pre-activation", "the slope taken at what came after it", (
-    FFN + ".backward", "self.activation.backward(da, slope)", "self.activation.backward(da, self.activation.forward(a)[1])"))
+    FFN + ".backward", "a, slope = self.activation.forward(h)", "a = self.activation(h); slope = self.activation.forward(a)[1]"))
 
 SLOPE = TANH + ".slope", "s + xds * dz"
 OF_TANH = "t = np.tanh(A / 2 * (x + 0.044715 * x * x * x)); return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * dz"
@@ -174,8 +174,7 @@ other("linear-input", "what the head multiplies",
       ("body.Body.forward", "x, saved_norm = ", "Layer.stream = x; x, saved_norm = "),
       (HEAD + ".forward", "x_rows, matrix = flat(x), self.matrix",
        "x_rows, matrix, stream = flat(x), self.matrix, flat(Layer.stream)"),
-      (HEAD + ".forward", "((dlogits.T, x_) if self.tied else (x_.T, dlogits))",
-       "((dlogits.T, stream[part]) if self.tied else (stream[part].T, dlogits))"))
+      (HEAD + ".forward", "dx[part] = ", "dx[part], x_ = "), (HEAD + ".forward", "dlogits @ matrix.T", "dlogits @ matrix.T, stream[part]"))
 for slug, skip in (("residual-dropped", ""), ("residual-doubled", "2 * {} + ")):
     second = ((PRE + ".backward", "dn = dy + ", "dn = " + skip.format("dy")),
               (POST + ".backward", "dn = ds + ", "dn = " + skip.format("ds")))
@@ -206,7 +205,7 @@ other("emb-duplicates", "position by position: those at one get the last", (
 other("emb-duplicates", "a repeated id gets the mean", (
     TABLE, ADD, f"{ADD} / np.diff(first, append=ids.size)[:, None]"))
 other("emb-assign", "the sums of repeated ids set", (TABLE, ADD, ADD.replace("+=", "=")))
-ONCE = "grad += dloss * dweight_", "dloss * b"  # the weight's gradient ready, or still to be multiplied
+ONCE = "grad += dloss * dweight_", "dloss * x_"  # the weight's gradient ready, or still to be multiplied
 
 
 def heads(factor: float):
@@ -224,7 +223,7 @@ other("pos-mean", "the first text alone", (PLACES, SUM, "dy[0]"))
 # -- the step
 
 GRADIENT, LAST = "training.shards._gradient", plain("accum-overwrite")
-SHARDS = "training.shards.Sum._add", "total.grad += param.grad", "total.grad[...] = param.grad"
+SHARDS = "training.shards.Sum._add", "grad += param.grad", "grad[...] = param.grad"
 OWN = GRADIENT, "count=piece.count", "count=None"
 other("accum-overwrite", "of the last shard", SHARDS)
 other("accum-overwrite", "of the last microbatch in the last shard", *LAST, SHARDS)
