@@ -20,7 +20,7 @@ from benchmarks._shapes import SHAPES, Failed, Remote, Shape, installed, quartil
 from numgpt.threads import cores
 
 PARTS = ("step", "gradient", "update")  # the second and the third make the first
-TURN = 0.4  # seconds, for as many steps as fit into it, one at least
+TURN = 0.4  # seconds, for as many steps as fit into it, one at least; and as many before them, which are not counted
 COLUMN = 42
 REST = 0.05  # between turns, for another framework's threads spin a while before they sleep
 
@@ -92,8 +92,9 @@ def take_turns(runners: dict[str, Remote], rounds: int) -> dict[str, dict[str, l
     for i in range(rounds + 1):
         for name, one in runners.items():
             time.sleep(REST)
+            one.call("turn", n.get(name, 1))  # threads and cores that have slept are slow at first; a run of training never sleeps
             gradient, update = one.call("turn", n.get(name, 1))
-            if i == 0:  # a warm-up
+            if i == 0:
                 n[name] = max(1, math.ceil(TURN / (gradient + update)))
                 continue
             for part, seconds in zip(PARTS, (gradient + update, gradient, update)):

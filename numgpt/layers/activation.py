@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from numgpt.layers.blocks import elementwise
+from numgpt.layers.blocks import blocks
 from numgpt.layers.inputs import floats, gradient
 from numgpt.layers.ops import normal_cdf, normal_density
 from numgpt.layers.param import Layer
@@ -15,11 +15,16 @@ class Activation(Layer):
     """y = f(x). The slope f'(x) needs what y needs, an exp above all, so forward computes both.
 
     slope=False: y alone, which takes half the time, and no backward.
+    A subclass says how a block of x fills the same block of y, and of the slope if there is one.
     """
 
     def forward(self, x, *, slope: bool = True):
         x = floats(x, type(self).__name__)
-        return elementwise(self.f_and_slope, x) if slope else (elementwise(self.f, x), None)
+        arrays = [x, *(np.empty(x.shape, np.result_type(x)) for _ in range(1 + slope))]
+        lines = [array.reshape(-1) for array in arrays]
+        for part in blocks(x.size):
+            self.fill(*(line[part] for line in lines))
+        return arrays[1], arrays[2] if slope else None
 
     def __call__(self, x):
         return self.forward(x, slope=False)[0]
@@ -29,6 +34,9 @@ class Activation(Layer):
         if slope is None:
             raise ValueError(f"there is no backward without the slope: call {type(self).__name__}.forward without slope=False")
         return gradient(dy, slope.shape, type(self).__name__) * slope
+
+    def fill(self, x, y, slope=None):
+        raise NotImplementedError(f"{type(self).__name__} has no fill")
 
 
 class GELU(Activation):
@@ -42,20 +50,19 @@ class GELU(Activation):
     Saved     slope
     """
 
-    def f(self, x):
-        return np.clip(x, LOWEST, np.inf) * normal_cdf(x)
-
-    def f_and_slope(self, x):
+    def fill(self, x, y, slope=None):
         cdf = normal_cdf(x)
-        near = np.clip(x, -40, 40)  # the density is 0 beyond, and inf * 0 is nan
-        return np.clip(x, LOWEST, np.inf) * cdf, cdf + near * normal_density(near)
+        y[...] = np.clip(x, LOWEST, np.inf) * cdf
+        if slope is not None:
+            near = np.clip(x, -40, 40)  # the density is 0 beyond, and inf * 0 is nan
+            slope[...] = cdf + near * normal_density(near)
 
 
 LOWEST = -3e4  # where normal_cdf has long been 0 in every dtype; stopping there makes f(-inf) 0, not -inf * 0 = nan
 
 
 class Gate(Activation):
-    """x times s, the sigmoid of z; a subclass says what z is, and the slope, for which it is given s and xds.
+    """x times s, the sigmoid of z; a subclass says what z is, and fills the slope when it is given s and xds.
 
         s = 1 / (1 + exp(-z))
         y = x * s
@@ -65,26 +72,25 @@ class Gate(Activation):
     Far out, where exp overflows in the dtype of x, s is 0 or 1.
     """
 
-    def f(self, x):
+    def fill(self, x, y, slope=None):
         near, far = self._near(x)
-        y = near / (1 + np.exp(self.minus_z(near)))
-        return y if far is None else np.where(far, np.maximum(x, 0), y)
-
-    def f_and_slope(self, x):
-        near, far = self._near(x)
-        e = np.exp(self.minus_z(near))
+        e = self.minus_z(near)
+        np.exp(e, out=e)
         d = 1 + e
-        y = near / d
-        e /= d  # 1 - s, with the digits that it would have lost where s is near 1
-        slope = self.slope(near, 1 / d, y * e)
-        if far is None:
-            return y, slope
-        return np.where(far, np.maximum(x, 0), y), np.where(far, x.real > 0, slope)
+        np.divide(near, d, out=y)
+        if slope is not None:
+            e /= d  # 1 - s, with the digits that it would have lost where s is near 1
+            e *= y
+            self.fill_slope(near, np.divide(1, d, out=d), e, slope)
+        if far is not None:
+            np.copyto(y, np.maximum(x, 0), where=far)
+            if slope is not None:
+                np.copyto(slope, x.real > 0, where=far)
 
     def _near(self, x):
         """x cut to where exp stays finite, and what was cut; None: nothing, and x is what it was."""
         end = self._end(x.real.dtype)
-        if -end <= x.real.min(initial=0) and x.real.max(initial=0) <= end:  # false for a nan
+        if -end <= x.real.min() and x.real.max() <= end:  # false for a nan
             return x, None
         near = np.clip(x.real, -end, end)
         return near + 1j * x.imag if np.iscomplexobj(x) else near, abs(x.real) > end
@@ -121,12 +127,18 @@ class GELUTanh(Gate):
 
     @staticmethod
     def minus_z(x):
-        return x * (-A - 0.044715 * A * (x * x))
+        """-2 u"""
+        z = x * x
+        z *= -0.044715 * A
+        z -= A
+        z *= x
+        return z
 
     @staticmethod
-    def slope(x, s, xds):
+    def fill_slope(x, s, xds, slope):
         dz = A + 3 * 0.044715 * A * (x * x)
-        return s + xds * dz
+        dz *= xds
+        np.add(s, dz, out=slope)
 
 
 A = 2 * math.sqrt(2 / math.pi)
@@ -144,11 +156,10 @@ class ReLU(Activation):
     Saved     slope
     """
 
-    def f(self, x):
-        return np.maximum(x, 0)
-
-    def f_and_slope(self, x):
-        return np.maximum(x, 0), (x > 0).astype(x.dtype)
+    def fill(self, x, y, slope=None):
+        np.maximum(x, 0, out=y)
+        if slope is not None:
+            slope[...] = x > 0
 
 
 class SiLU(Gate):
@@ -170,8 +181,8 @@ class SiLU(Gate):
         return -cls.steepness * x
 
     @classmethod
-    def slope(cls, x, s, xds):
-        return s + cls.steepness * xds
+    def fill_slope(cls, x, s, xds, slope):
+        np.add(s, xds * cls.steepness, out=slope)
 
 
 class QuickGELU(SiLU):

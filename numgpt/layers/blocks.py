@@ -6,7 +6,7 @@ threads that share the work would wait for each other: between two operators a t
 interpreter, and so many more operators would be so many more waits.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -18,22 +18,6 @@ def blocks(n_rows: int, n_cols: int = 1, *, numbers: int = NUMBERS) -> Iterator[
     step = max(1, numbers // max(1, n_cols))
     for start in range(0, n_rows, step):
         yield slice(start, min(start + step, n_rows))
-
-
-def elementwise(formula: Callable, x: np.ndarray):
-    """formula(x), block by block: an array of the shape of x, or several."""
-    if x.size <= NUMBERS:
-        return formula(x)
-    line = x.reshape(-1)
-    results = None
-    for part in blocks(len(line)):
-        ys = formula(line[part])
-        ys = ys if isinstance(ys, tuple) else (ys,)
-        results = results or [np.empty(line.shape, y.dtype) for y in ys]
-        for result, y in zip(results, ys):
-            result[part] = y
-    shaped = tuple(result.reshape(x.shape) for result in results)
-    return shaped if len(shaped) > 1 else shaped[0]
 
 
 def add_product(total: np.ndarray, a: np.ndarray, b: np.ndarray, *, to_nothing: bool = False) -> None:

@@ -127,14 +127,14 @@ _add("ffn-pre-activation", "layers.ffn.FeedForward.backward", "self.down.backwar
      "self.down.backward(dy, h)", "what came before the activation where what came after belongs",
      "feed-forward",
      breaks="from a and dy")
-_add("gelu-erf", "layers.activation.GELUTanh.slope", "return s + xds * dz", "return GELU().forward(x)[1]",
+_add("gelu-erf", "layers.activation.GELUTanh.fill_slope", "np.add(s, dz, out=slope)", "GELU().fill(x, dz, slope)",
      "the exact GELU's derivative on the tanh form", "gelu-tanh", "feed-forward",
      breaks="slope = 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * du")
-_add("gelu-no-3", "layers.activation.GELUTanh.slope", "3 * 0.044715", "0.044715",
+_add("gelu-no-3", "layers.activation.GELUTanh.fill_slope", "3 * 0.044715", "0.044715",
      "the 3 of the cube's derivative lost", "gelu-tanh", breaks="3 * 0.044715 * x * x")
-_add("gelu-no-x", "layers.activation.GELUTanh.slope", "s + xds * dz", "s",
+_add("gelu-no-x", "layers.activation.GELUTanh.fill_slope", "s, dz", "s, 0",
      "the gate's own derivative missing", "gelu-tanh", breaks="+ 0.5 * x * (1 - t * t) * du")
-_add("gelu-sech", "layers.activation.GELUTanh.slope", "xds * dz", "x * (0.5 * (1 - s)) * dz",
+_add("gelu-sech", "layers.activation.GELUTanh.fill_slope", "dz *= xds", "dz *= x * (0.5 * (1 - s))",
      "1 - t for 1 - t * t in the derivative of tanh", "gelu-tanh", breaks="(1 - t * t)")
 
 # -- the block

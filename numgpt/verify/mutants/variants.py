@@ -131,36 +131,34 @@ other("b-mean", "in LayerNorm too, over the texts alone", (*DBIAS, "rows(dy) / l
 other("ffn-pre-activation", "the slope taken at what came after it", (
     FFN + ".backward", "a, slope = self.activation.forward(h)", "a = self.activation(h); slope = self.activation.forward(a)[1]"))
 
-SLOPE = TANH + ".slope", "s + xds * dz"
-OF_TANH = "t = np.tanh(A / 2 * (x + 0.044715 * x * x * x)); return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * dz"
-OF_QUICK = TANH + ".slope", "return s + xds * dz", "return QuickGELU().forward(x)[1]"
-MINUS_Z = TANH + ".minus_z", "x * (-A - 0.044715 * A * (x * x))"
-TO_EXACT = *MINUS_Z, "np.log(normal_cdf(-x) / normal_cdf(x))"  # of which the sigmoid is the distribution function
-TO_QUICK = *MINUS_Z, "-1.702 * x"
-other("gelu-erf", "the exact GELU forward, the tanh form's derivative", TO_EXACT, (TANH + ".slope", "return s + xds * dz", OF_TANH))
+SLOPE, GATE = (TANH + ".fill_slope", "s, dz"), (TANH + ".fill_slope", "dz *= xds")
+OF_TANH = "t = np.tanh(A / 2 * (x + 0.044715 * x * x * x)); slope[...] = 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * dz"
+SUM = TANH + ".fill_slope", "np.add(s, dz, out=slope)"
+OF_QUICK = *SUM, "QuickGELU().fill(x, dz, slope)"
+TO_EXACT = TANH + ".minus_z", "z = x * x", "return np.log(normal_cdf(-x) / normal_cdf(x))"  # of which the sigmoid is the distribution function
+TO_QUICK = TANH + ".minus_z", "z = x * x", "return -1.702 * x"
+other("gelu-erf", "the exact GELU forward, the tanh form's derivative", TO_EXACT, (*GATE, "pass"), (*SUM, OF_TANH))
 other("gelu-erf", "the exact GELU forward and backward", TO_EXACT, *plain("gelu-erf"))
 other("gelu-erf", "the tanh form's derivative on the exact GELU", (
-    EXACT + ".f_and_slope", "cdf + near * normal_density(near)", "GELUTanh().forward(x)[1]"))
-other("gelu-erf", "the tanh form for the exact GELU, forward and backward",
-      (EXACT + ".f", "np.clip(x, LOWEST, np.inf) * normal_cdf(x)", "GELUTanh()(x)"),
-      (EXACT + ".f_and_slope", "cdf = normal_cdf(x)", "return GELUTanh().forward(x)"))
+    EXACT + ".fill", "cdf + near * normal_density(near)", "GELUTanh().forward(x)[1]"))
+other("gelu-erf", "the tanh form for the exact GELU, forward and backward", (
+    EXACT + ".fill", "cdf = normal_cdf(x)", "return GELUTanh().fill(x, y, slope)"))
 other("gelu-erf", "x sigmoid(1.702 x)'s derivative on the tanh form", OF_QUICK)
 other("gelu-erf", "x sigmoid(1.702 x) for the tanh form, forward and backward", OF_QUICK, TO_QUICK)
-CUBE = TANH + ".slope", "A + 3 * 0.044715 * A * (x * x)"
+CUBE = TANH + ".fill_slope", "A + 3 * 0.044715 * A * (x * x)"
 other("gelu-no-3", "an x lost beside it", (*CUBE, "A * (1 + 3 * 0.044715 * x)"))
 other("gelu-no-3", "the 3 there, the square lost", (*CUBE, "A * (1 + 3 * 0.044715)"))
 other("gelu-no-3", "the cube's part lost", (*CUBE, "A"))
 other("gelu-no-3", "the 1 lost", (*CUBE, "A * 3 * 0.044715 * x * x"))
-other("gelu-no-x", "the x alone lost", (*SLOPE, "s + s * (1 - s) * dz"))
-other("gelu-no-x", "the gate lost, its derivative there", (*SLOPE, "xds * dz"))
-other("gelu-no-x", "the half of the gate lost", (*SLOPE, "2 * s + xds * dz"))
-other("gelu-no-x", "the half of its derivative lost", (*SLOPE, "s + 2 * xds * dz"))
-other("gelu-no-x", "the derivative of what the tanh is taken of lost", (*SLOPE, "s + xds * 2"))
+other("gelu-no-x", "the x alone lost", (*GATE, "dz *= s * (1 - s)"))
+other("gelu-no-x", "the gate lost, its derivative there", (*SLOPE, "0, dz"))
+other("gelu-no-x", "the half of the gate lost", (*SLOPE, "2 * s, dz"))
+other("gelu-no-x", "the half of its derivative lost", (*SLOPE, "s, 2 * dz"))
+other("gelu-no-x", "the derivative of what the tanh is taken of lost", (*SLOPE, "s, 2 * xds"))
 other("gelu-no-x", "sqrt(2 / pi) lost", (*CUBE, "2 * (1 + 3 * 0.044715 * x * x)"))
-GATE = TANH + ".slope", "xds * dz"
-other("gelu-sech", "t * t for 1 - t * t", (*GATE, "x * (2 * s - 1) ** 2 / 4 * dz"))
-other("gelu-sech", "1 + t * t", (*GATE, "x * (1 + (2 * s - 1) ** 2) / 4 * dz"))
-other("gelu-sech", "1 - u * u, u what the tanh is taken of", (*GATE, "x * (1 - (GELUTanh.minus_z(x) / 2) ** 2) / 4 * dz"))
+other("gelu-sech", "t * t for 1 - t * t", (*GATE, "dz *= x * (2 * s - 1) ** 2 / 4"))
+other("gelu-sech", "1 + t * t", (*GATE, "dz *= x * (1 + (2 * s - 1) ** 2) / 4"))
+other("gelu-sech", "1 - u * u, u what the tanh is taken of", (*GATE, "dz *= x * (1 - (GELUTanh.minus_z(x) / 2) ** 2) / 4"))
 
 # -- the block: first half attention, second half ffn; a form is of both kinds of block, as far as they have it
 
