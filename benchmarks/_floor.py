@@ -90,7 +90,7 @@ class Products:
     def by_weight(self, a, b) -> None:
         """a @ b, in the blocks in which it would be added to a gradient."""
         n = b.shape[1]
-        for part in blocks(len(a), n, numbers=8 * NUMBERS):
+        for part in blocks(len(a), n, numbers=4 * NUMBERS):
             rows = part.stop - part.start
             matmul(a[part], b, out=self.dw[:rows * n].reshape(rows, n))
 

@@ -120,14 +120,14 @@ def test_rows_adds_all_axes_but_the_last():
     assert np.allclose(ops.rows(a), a.sum((0, 1)), rtol=0, atol=1e-14)
 
 
-@given(st.integers(0, 300_000), st.integers(1, 100_000))
-def test_blocks_cover_every_row_once_in_order(n_rows, n_cols):
-    seen = 0
-    for part in blocks(n_rows, n_cols):
-        assert part.start == seen and part.stop > part.start
-        assert (part.stop - part.start) * n_cols <= max(NUMBERS, n_cols)
-        seen = part.stop
-    assert seen == n_rows
+@given(st.integers(0, 600_000), st.integers(1, 100_000))
+def test_blocks_are_alike_and_cover_every_row_once_in_order(n_rows, n_cols):
+    parts = list(blocks(n_rows, n_cols))
+    sizes = [part.stop - part.start for part in parts]
+    assert sum(sizes) == n_rows and all(a.stop == b.start for a, b in zip(parts, parts[1:])) and (not parts or parts[0].start == 0)
+    assert max(sizes, default=1) - min(sizes, default=1) <= 1 and min(sizes, default=1) > 0
+    if n_rows * n_cols >= NUMBERS:
+        assert (min(sizes) + 1) * n_cols > NUMBERS and (max(sizes) - 1) * n_cols < 2 * max(NUMBERS, n_cols)
 
 
 def test_blockwise_formulas_equal_whole_ones_to_the_bit():

@@ -14,10 +14,10 @@ NUMBERS = 1 << 17
 
 
 def blocks(n_rows: int, n_cols: int = 1, *, numbers: int = NUMBERS) -> Iterator[slice]:
-    """Slices of rows that hold about so many numbers each."""
-    step = max(1, numbers // max(1, n_cols))
-    for start in range(0, n_rows, step):
-        yield slice(start, min(start + step, n_rows))
+    """Slices of rows, all of one size give or take a row, that hold at least so many numbers, and less than twice as many."""
+    n = min(n_rows, max(1, n_rows * n_cols // numbers))
+    for i in range(n):
+        yield slice(n_rows * i // n, n_rows * (i + 1) // n)
 
 
 def add_product(total: np.ndarray, a: np.ndarray, b: np.ndarray, *, to_nothing: bool = False) -> None:
@@ -25,7 +25,7 @@ def add_product(total: np.ndarray, a: np.ndarray, b: np.ndarray, *, to_nothing: 
 
     to_nothing: total = a @ b, whatever was there
     """
-    for part in blocks(*total.shape, numbers=8 * NUMBERS):  # enough for the BLAS to run at its speed
+    for part in blocks(*total.shape, numbers=4 * NUMBERS):  # enough for the BLAS to run at its speed
         if to_nothing:
             np.matmul(a[part], b, out=total[part])
         else:
