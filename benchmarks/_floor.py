@@ -51,8 +51,8 @@ class Products:
                 matmul(s, self.v[:, :, keys], out=self.z[:, :, rows])
             for weight in out, up, down:
                 self.forward(weight)
-        for part in blocks(len(self.x), numbers=self.chunk):
-            x = self.x[part]
+        for start in range(0, len(self.x), self.chunk):
+            x = self.x[start:start + self.chunk]
             logits = self.logits[:len(x)]
             matmul(x, self.head.T, out=logits)
             matmul(logits, self.head, out=self.dlast[:len(x)])
