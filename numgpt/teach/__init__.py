@@ -1,0 +1,1 @@
+"""A backward pass to watch, to break and to mend."""
