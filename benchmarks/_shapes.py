@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from numgpt import GPTConfig
-from numgpt.threads import cores
+from numgpt.threads import blas_kernels, cores
 
 
 class Shape(NamedTuple):
@@ -59,6 +59,15 @@ def installed(package: str) -> bool:
         print(f"{package} is not installed, so there is nothing to compare with: pip install 'numgpt[bench]'\n")
         return False
     return True
+
+
+def say_kernels() -> str | None:
+    """What NumPy multiplies with: OpenBLAS's kernels for one processor may take twice as long as those for the next."""
+    kernels = blas_kernels()
+    if kernels:
+        print(f"NumPy multiplies with OpenBLAS's kernels for {kernels}"
+              + (", as OPENBLAS_CORETYPE says" if os.environ.get("OPENBLAS_CORETYPE") else "") + "\n")
+    return kernels
 
 
 def warn_of_load() -> list[float] | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks._shapes import Remote, installed, quartiles, ratio, warn_of_load
+from benchmarks._shapes import Remote, installed, quartiles, ratio, say_kernels, warn_of_load
 from numgpt.layers import CausalAttention
 from numgpt.threads import keep_memory, one_blas_thread
 
@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", metavar="FILE", help="write the figures, too")
     arguments = parser.parse_args(argv)
-    load, kinds, rows = warn_of_load(), {"numgpt": Ours}, []
+    load, kernels, kinds, rows = warn_of_load(), say_kernels(), {"numgpt": Ours}, []
     if installed("torch"):
         kinds["torch"] = Theirs
     for sizes in arguments.sizes:
@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
             print(line.rstrip(), flush=True)
         rows.append(row)
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps({"load": load, "rows": rows}, indent=1))
+        Path(arguments.json).write_text(json.dumps({"load": load, "kernels": kernels, "rows": rows}, indent=1))
     return 0
 
 

@@ -16,7 +16,7 @@ import time
 
 from benchmarks._contenders import Numgpt, Torch, disagreement
 from benchmarks._floor import Floor
-from benchmarks._shapes import SHAPES, Failed, Remote, Shape, installed, quartiles, ratio, shape_of, warn_of_load
+from benchmarks._shapes import SHAPES, Failed, Remote, Shape, installed, quartiles, ratio, say_kernels, shape_of, warn_of_load
 from numgpt.threads import cores
 
 PARTS = ("step", "gradient", "update")  # the second and the third make the first
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--profile", action="store_true", help="only show where numgpt's step goes, one shard on one thread")
     parser.add_argument("--json", metavar="FILE", help="write the figures, too")
     arguments = parser.parse_args(argv)
-    found = {"load": warn_of_load(), "threads": arguments.threads}
+    found = {"load": warn_of_load(), "kernels": say_kernels(), "threads": arguments.threads}
     torch = not arguments.profile and installed("torch")
     for shape in arguments.shapes:
         name = f"{shape.preset} {shape.batch} x {shape.n_tokens}"

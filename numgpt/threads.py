@@ -4,6 +4,7 @@ Elementwise NumPy runs on one core, and a BLAS with many threads is poor at a GP
 over threads of ours, and within them the BLAS is held to one.
 """
 
+import contextlib
 import ctypes
 import functools
 import math
@@ -47,6 +48,22 @@ def blas_threads() -> tuple[Callable[[], int], Callable[[int], None]] | None:
                 ask, tell = getattr(library, get), getattr(library, set_)
                 ask.restype, tell.argtypes, tell.restype = ctypes.c_int, [ctypes.c_int], None
                 return ask, tell
+    return None
+
+
+def blas_kernels() -> str | None:
+    """For which processor the kernels are that OpenBLAS has chosen, "SkylakeX" say; None where it is another BLAS.
+
+    It is OPENBLAS_CORETYPE that says so, if it is set, and else what the library makes of the processor.
+    """
+    for path in _libraries():
+        with contextlib.suppress(OSError):
+            library = ctypes.CDLL(str(path))
+            for name in (f"{prefix}openblas_get_corename{suffix}" for prefix in ("scipy_", "") for suffix in ("64_", "")):
+                if hasattr(library, name):
+                    ask = getattr(library, name)
+                    ask.restype = ctypes.c_char_p
+                    return ask().decode()
     return None
 
 

@@ -1,5 +1,8 @@
 """Threads: what the BLAS is told, in what order a pool answers, and what happens where something fails."""
 
+import os
+import platform
+import subprocess
 import sys
 import threading
 import time
@@ -11,6 +14,8 @@ from numgpt import threads
 from numgpt.threads import Pool, one_blas_thread
 
 needs_blas = pytest.mark.skipif(threads.blas_threads() is None, reason="the threads of this BLAS cannot be set")
+needs_openblas = pytest.mark.skipif(threads.blas_kernels() is None or platform.machine() not in ("x86_64", "AMD64"),
+                                    reason="this is no OpenBLAS for processors of these names")
 
 
 @pytest.fixture
@@ -131,6 +136,15 @@ def test_libraries_that_cannot_be_opened_or_have_no_such_functions_are_none(monk
     found = [tmp_path / "libblas.so", tmp_path / "absent.so", *([None] if sys.platform.startswith("linux") else [])]
     monkeypatch.setattr(threads, "_libraries", lambda: [path for path in found if path is not None])
     assert threads.blas_threads.__wrapped__() is None  # past the memory of what was found before
+    assert threads.blas_kernels() is None
+
+
+@needs_openblas
+def test_openblas_says_which_kernels_it_takes_and_takes_those_that_it_is_told():
+    for name in ("Haswell", "Nehalem"):
+        said = subprocess.run([sys.executable, "-c", "from numgpt.threads import blas_kernels; print(blas_kernels())"],
+                              env={**os.environ, "OPENBLAS_CORETYPE": name}, capture_output=True, text=True, check=True)
+        assert said.stdout.strip() == name
 
 
 def test_cores_are_those_of_this_process():
