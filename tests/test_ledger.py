@@ -221,6 +221,13 @@ def test_a_notebook_gets_the_same_with_its_signs_escaped():
     assert f"{books.totals['saved']:,}" in cells.text
 
 
+def test_what_is_kept_is_told_with_its_bytes_the_tensor_itself_first():
+    text = " ".join(ledger(config_of("post-drops"), batch=B, n_tokens=T).text(80).split())
+    whole, mask = 8 * B * T * 15, B * T * 15
+    assert f"with x = positions, kept = mask; keeps itself {whole:,}, mask {mask}" in text
+    assert f"with x = sum2; keeps itself {whole:,}, xhat {whole:,}, rstd {8 * B * T}" in text
+
+
 def test_sizes_that_make_no_pass_are_refused():
     with pytest.raises(ValueError, match="a sequence of 9 tokens does not fit into a context of 8"):
         ledger(n_tokens=9)

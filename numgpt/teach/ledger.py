@@ -19,7 +19,7 @@ from numgpt.layers.inputs import float_type
 from numgpt.model import GPT
 from numgpt.plan import shapes
 from numgpt.teach import ledger_page
-from numgpt.teach.held import held
+from numgpt.teach.held import ITSELF, held
 from numgpt.teach.terminal import Ink, coloured, width
 from numgpt.threads import one_blas_thread
 from numgpt.verify import hard
@@ -164,7 +164,7 @@ def _row(tensor, listed: Mapping, passed: Mapping[str, np.ndarray], kept: Mappin
     return Row(block or SECTIONS[name], name, AXES.get(part, "B, T, C"), values.shape, tensor.formula, tensor.of,
                way_back.formula if way_back else "", way_back.of if way_back else {},
                size_of(values), None if gradient is None else size_of(gradient, np.isfinite(values)),
-               kept.get(name, {}), *flops)
+               dict(sorted(kept.get(name, {}).items(), key=lambda item: item[0] != ITSELF)), *flops)
 
 
 def _flops(tensor, passed: Mapping[str, np.ndarray]) -> tuple[int, int]:

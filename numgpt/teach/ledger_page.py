@@ -158,7 +158,8 @@ def formula(name: str, formula: str, of: Mapping[str, str]) -> str:
         last = rest.rpartition(".")[2]
         if own or (letter == last and kind != "backward") or (letter == f"d{last}" and kind == "backward"):
             continue
-        notes.append(f"{letter} = {'gradient of ' * (kind == 'backward')}{rest.removeprefix(block)}")
+        stands_for = "mask" if kind == "masks" else f"{'gradient of ' * (kind == 'backward')}{rest.removeprefix(block)}"
+        notes.append(f"{letter} = {stands_for}")
     return formula + (f"  with {', '.join(notes)}" if notes else "")
 
 

@@ -5,6 +5,7 @@ A share is shown as one of ten characters, so that a pipe has it too; a terminal
 
 import textwrap
 import unicodedata
+from bisect import bisect_right
 from html import escape
 from pathlib import Path
 
@@ -27,13 +28,19 @@ def shade(share: float) -> str:
 
 
 def _level(share: float) -> int:
-    return int(np.searchsorted(FROM, share, side="right"))
+    return bisect_right(FROM, share)
 
 
 def legend(columns: int, ink: Ink) -> list[str]:
     parts = ["shares: blank below 1%", *(f"{c} {share:.0%}" for c, share in zip(SHADES[1:], FROM))]
-    lines = textwrap.wrap("  ".join(part.replace(" ", "\0") for part in parts) + "\0or more", columns)
-    return [ink.faint(line.replace("\0", " ")) for line in lines]
+    parts[-1] += " or more"
+    return [ink.faint(line) for line in _filled(parts, "  ", columns)]
+
+
+def _filled(parts: list[str], between: str, columns: int) -> list[str]:
+    """The parts in lines, none of them broken."""
+    lines = textwrap.wrap(between.join(part.replace(" ", "\0") for part in parts), columns, break_on_hyphens=False)
+    return [line.replace("\0", " ") for line in lines]
 
 
 # -- all heads
@@ -147,8 +154,8 @@ def from_one(view, columns: int, ink: Ink) -> str:
                 text, shades = "", ""
         lines += _line(text, shades, ink)
         best = sorted(range(at + 1), key=lambda t: -p[t])[:BEST]
-        told = ", ".join(f"{t} {fitted(look.tokens[t], LABEL).rstrip()} {p[t]:.0%}" for t in best if p[t] >= FROM[0])
-        lines += textwrap.wrap(f"most: {told}", columns)
+        most = [f"{t} {fitted(look.tokens[t], LABEL).rstrip()} {p[t]:.0%}" for t in best if p[t] >= FROM[0]]
+        lines += _filled([f"most: {most[0]}", *most[1:]] if most else [], ", ", columns)
     return "\n".join(lines)
 
 
