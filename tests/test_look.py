@@ -209,9 +209,13 @@ def test_tokens_are_shown_with_nothing_that_moves_the_cursor():
 def test_a_token_has_its_columns_whatever_it_is():
     assert wide("日a") == 3 and [fitted(text, 3) for text in ("a", "abcd", "日本", "日a")] == ["a  ", "ab…", "日…", "日a"]
     assert fitted("日", 1, more="") == " "
-    model = GPT(GPTConfig(3, 40, 1, 2, 4))
-    shown = look(model, [0, 1, 2] * 13, CharTokenizer("日a本")).text(60)
-    assert max(map(wide, shown.split("\n"))) <= 60
+    model = GPT(GPTConfig(257, 40, 1, 2, 4))
+    seen = look(model, [0, 1, 2] * 13, CharTokenizer("日a本"))
+    words = BPETokenizer.train("日本日本日本日本日本 " * 3, 290)
+    long = look(GPT(GPTConfig(words.n_vocab, 40, 1, 2, 4)), words.encode("日本日本日本日本日本 " * 7), words)
+    assert max(map(wide, long.tokens)) > 18
+    for shown in (seen.text(60), seen.view(at=-1).text(60), long.text(60), long.view(at=-1).text(60)):
+        assert max(map(wide, shown.split("\n"))) <= 60
 
 
 class Page(HTMLParser):

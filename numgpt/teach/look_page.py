@@ -39,8 +39,14 @@ def legend(columns: int, ink: Ink) -> list[str]:
 
 def _filled(parts: list[str], between: str, columns: int) -> list[str]:
     """The parts in lines, none of them broken."""
-    lines = textwrap.wrap(between.join(part.replace(" ", "\0") for part in parts), columns, break_on_hyphens=False)
-    return [line.replace("\0", " ") for line in lines]
+    lines = parts[:1]
+    for part in parts[1:]:
+        if wide(longer := lines[-1] + between + part) < columns:  # one is left for a comma
+            lines[-1] = longer
+        else:
+            lines[-1] += between.rstrip()
+            lines.append(part)
+    return lines
 
 
 # -- all heads
