@@ -1,0 +1,97 @@
+"""AdamW, the step that a GPT is trained with. The course ends with two mistakes in one file.
+
+The derivation's start: m is a running mean of the gradients and v one of their squares, both from 0. After t steps the
+weights in such a mean add up to 1 - b ** t only, so what it says is too small by that factor, and is divided by it:
+
+    m = b1 * m + (1 - b1) * g                 mhat = m / (1 - b1 ** t)
+    v = b2 * v + (1 - b2) * g * g             vhat = v / (1 - b2 ** t)
+
+Then matrices and tables (what has two axes or more) shrink by themselves, which has no part in m and v,
+
+    w = (1 - lr * weight_decay) * w
+
+and all parameters move:
+
+    w = w - lr * mhat / (sqrt(vhat) + eps)
+"""
+
+import numpy as np
+
+
+class AdamW:
+    """The moments of a list of parameters, arrays that step changes in place."""
+
+    def __init__(self, params, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
+        self.params, self.betas, self.eps, self.weight_decay = params, betas, eps, weight_decay
+        self.m = [np.zeros_like(w) for w in params]
+        self.v = [np.zeros_like(w) for w in params]
+        self.t = 0
+
+    def step(self, grads, lr):
+        self.t += 1
+        b1, b2 = self.betas
+        for w, g, m, v in zip(self.params, grads, self.m, self.v):
+            #- if w.ndim > 1:
+            #-     g = g + self.weight_decay * w
+            m[...] = b1 * m + (1 - b1) * g
+            v[...] = b2 * v + (1 - b2) * g * g
+            #- w -= lr * m / (np.sqrt(v) + self.eps)
+            mhat = m / (1 - b1 ** self.t)  #+
+            vhat = v / (1 - b2 ** self.t)  #+
+            if w.ndim > 1:  #+
+                w *= 1 - lr * self.weight_decay  #+
+            w -= lr * mhat / (np.sqrt(vhat) + self.eps)  #+
+
+
+# -- the course's own from here on
+
+from types import SimpleNamespace
+
+from numgpt.layers import Param
+from numgpt.teach.exercises.reports import draw, values
+from numgpt.training import optim
+
+TITLE = "AdamW, with two mistakes"
+TASK, MISTAKES = "mend", ("adam-no-correction", "adam-l2")
+STEPS = (1, 7)
+PLAIN = ("Begin without decay, and with the first step: there m is (1 - b1) * g and v is (1 - b2) * g * g. How long is "
+         "the step, and how long should it be?",
+         "The last line moves by m and v as they are. Both have to be divided first, by 1 - b1 ** t and 1 - b2 ** t.")
+DECAY = ("Without decay all is right, so it is where weight_decay stands. Does the decay go through m and v?",
+         "It is added to g, so that Adam divides it by sqrt(vhat) like a gradient. It should shrink w itself, "
+         "where w has two axes or more, and leave g alone.")
+NAMES = ("bias", "weight", "gain")
+HINTS = {f"{name} at step {t}{decay}": hints for decay, hints in (("", PLAIN), (" with decay", DECAY))
+         for t in STEPS for name in NAMES}
+LESSON = ("the first step without corrections is 3.16 times too long, (1 - b1) / sqrt(1 - b2); and decay through the "
+          "moments is what the W of AdamW was added to undo. That was the last exercise: you have a GPT's whole way back, "
+          "and its step.")
+
+
+def checks(made):
+    got, wanted = {}, {}
+    for decay, suffix in ((0.0, ""), (0.3, " with decay")):
+        start, grads = draw((20,))[0], np.zeros(20)
+        moving = start.copy()
+        params = [Param(part) for part in parts(moving)]
+        reference = optim.AdamW(SimpleNamespace(values=moving, grads=grads, params=lambda: params), weight_decay=decay)
+        own = [part.copy() for part in parts(start)]
+        optimizer = made.AdamW(own, weight_decay=decay)
+        for t in range(1, max(STEPS) + 1):
+            grads[...] = draw((20,), seed=t)[0]
+            grads[18:] *= 1e-8  # the gain's: so small that eps shows
+            grads[:18] *= 10    # the others': so large that it does not, and a factor is seen as one
+            before = [part.copy() for part in (*own, *parts(moving))]
+            optimizer.step([part.copy() for part in parts(grads)], 0.1)
+            reference.step(0.1)
+            moves = [after - old for after, old in zip((*own, *parts(moving)), before)]
+            if t in STEPS:
+                names = [f"{name} at step {t}{suffix}" for name in ("weight", "bias", "gain")]
+                got |= dict(zip(names, moves[:3]))
+                wanted |= dict(zip(names, moves[3:]))
+    yield values("AdamW", got, wanted)
+
+
+def parts(flat):
+    """weight, bias and gain"""
+    return flat[:15].reshape(5, 3), flat[15:18], flat[18:]
