@@ -8,10 +8,11 @@ from pathlib import Path
 from numgpt.cli.options import path
 from numgpt.files import FormatError, nearest, replacing
 from numgpt.teach.exercises.course import ORDER
-from numgpt.teach.exercises.exercise import HEAD, WAYS, Exercise, in_order, named
+from numgpt.teach.exercises.exercise import HEAD, Exercise, in_order, named
 from numgpt.teach.exercises.judge import SECONDS, Verdict, judge_apart
 from numgpt.teach.terminal import Ink, coloured, width
 
+LONGEST = 24 * 60 * 60
 EXAMPLES = f"""the course, in order:
 {textwrap.fill(", ".join(ORDER), 100, initial_indent="  ", subsequent_indent="  ")}
 
@@ -100,7 +101,7 @@ def _start(arguments) -> int:
     with replacing(file) as new:
         new.write(exercise.given.encode())
     print(f"{file}: {_place(exercise)}")
-    print(f"{WAYS[exercise.module.TASK]}. Read it from the top; then: numgpt exercise check {_again(arguments, exercise)}")
+    print(f"{exercise.asks}. Read it from the top; then: numgpt exercise check {_again(arguments, exercise)}")
     return 0
 
 
@@ -109,8 +110,8 @@ def _check(arguments) -> int:
     if arguments.solution:
         print(exercise.solution, end="")
         return 0
-    if not arguments.seconds > 0:
-        arguments.error(f"--seconds wants a number above 0; got {arguments.seconds:g}")
+    if not 0 < arguments.seconds <= LONGEST:
+        arguments.error(f"--seconds wants a number above 0, and a day at most; got {arguments.seconds:g}")
     if not file.is_file():
         arguments.error(f"there is no {file} to check: numgpt exercise start {exercise.name} writes it")
     verdict = judge_apart(exercise, file, arguments.seconds)
@@ -149,7 +150,8 @@ def _key(arguments) -> int:
     for exercise in [_named(arguments, name) for name in arguments.names] or in_order():
         print(f"{exercise.number:2}  {exercise.name}: {exercise.title}")
         for slug in exercise.mistakes:
-            print(f"    {slug}: {CATALOGUE[slug].story}")
+            whose, what = CATALOGUE[slug].breaks
+            print(f"    {slug}: {CATALOGUE[slug].story}; it breaks, in {whose.rpartition('.')[2]}: {what}")
         if not exercise.mistakes:
             print("    nothing is wrong with it but that lines are missing")
         print(textwrap.indent("\n".join(exercise.difference), "      ") + "\n")

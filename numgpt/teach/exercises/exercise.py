@@ -9,7 +9,9 @@ from types import ModuleType
 from numgpt.teach.exercises.course import ORDER, OWN
 
 HEAD = "# numgpt exercise "
-WAYS = {"write": "What is missing is yours to write", "mend": "There is a mistake, which is yours to find and to mend"}
+WAYS = {"write": "What is missing is yours to write",
+        "mend": "There is a mistake, which is yours to find and to mend",
+        "mend two": "There are two mistakes, which are yours to find and to mend"}
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,10 @@ class Exercise:
         return self.module.TITLE
 
     @property
+    def asks(self) -> str:
+        return WAYS[self.module.TASK + (" two" if len(self.mistakes) == 2 else "")]
+
+    @property
     def mistakes(self) -> tuple[str, ...]:
         return self.module.MISTAKES
 
@@ -38,7 +44,7 @@ class Exercise:
     def given(self) -> str:
         """The learner's file."""
         head = (f"{HEAD}{self.name}: {self.number} of {len(ORDER)}\n"
-                f"# {WAYS[self.module.TASK]}. Then: numgpt exercise check {self.name}\n\n")
+                f"# {self.asks}. Then: numgpt exercise check {self.name}\n\n")
         lines = [line.replace("#- ", "", 1) if _only_given(line) else line
                  for line in self._marked() if not _only_solved(line)]
         return head + "\n".join(lines) + "\n"

@@ -24,6 +24,7 @@ from numgpt.teach.exercises.reports import Misfit
 
 SECONDS = 20.0  # a check takes a fraction of one
 GRACE = 10.0    # for a Python to start, and to die
+OTHERWISE = " It is wrong in another way than when it was given to you, which is what further hints speak of."
 LEARNER = "learner"  # the name of the file as a module
 PRINTED = 2000  # characters of what the file itself prints
 
@@ -42,10 +43,7 @@ def judge(exercise: Exercise, text: bytes | str, path: str) -> Verdict:
     out = _Short()
     with contextlib.redirect_stdout(out):
         try:
-            made = ModuleType(LEARNER)
-            exec(compile(text, path, "exec"), vars(made))
-            reports = list(exercise.module.checks(made))
-            verdict = _of(exercise, reports)
+            verdict = _of(exercise, _reports(exercise, text, path))
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # SystemExit as well: what it would end is not the check
@@ -84,12 +82,32 @@ def main() -> None:
     os._exit(0)  # threads that the file may have begun do not keep it
 
 
+def _reports(exercise: Exercise, text: bytes | str, path: str) -> list[Report]:
+    made = ModuleType(LEARNER)
+    exec(compile(text, path, "exec"), vars(made))
+    return list(exercise.module.checks(made))
+
+
 def _of(exercise: Exercise, reports: list[Report]) -> Verdict:
-    bad = next((report for report in reports if not report.ok), None)
+    bad = _first_bad(reports)
     if bad is None:
         return Verdict(True, reports[0].table())
     said = "\n".join(str(f) for f in bad.findings if f.verdict != OK)
-    return Verdict(False, (f"{bad.table()}\n\n" if bad.gradients else "") + said, hints=steps(bad, exercise.hints))
+    hints = steps(bad, exercise.hints)
+    if len(exercise.mistakes) == 1 and len(hints) > 1:  # with two, one of them may be mended
+        given = _first_bad(_reports(exercise, exercise.given, exercise.file))
+        hints[0] += "" if _alike(bad, given) else OTHERWISE
+    return Verdict(False, (f"{bad.table()}\n\n" if bad.gradients else "") + said, hints=hints)
+
+
+def _first_bad(reports: list[Report]) -> Report | None:
+    return next((report for report in reports if not report.ok), None)
+
+
+def _alike(one: Report, other: Report) -> bool:
+    """Whether the same is wrong in both, by as much."""
+    return ([(f.name, f"{f.error:.5g}", f.looks_like) for f in one.findings if f.verdict != OK]
+            == [(f.name, f"{f.error:.5g}", f.looks_like) for f in other.findings if f.verdict != OK])
 
 
 def _sentence(error: BaseException, exercise: Exercise, path: str) -> str:

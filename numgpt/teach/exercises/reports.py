@@ -94,7 +94,7 @@ def _compared(name: str, got, wanted: np.ndarray) -> Finding:
     scale = float(abs(n).max())
     apart = abs(a - n)
     i = int(apart.argmax())
-    where = name + (str([int(j) for j in np.unravel_index(i, n.shape)]) if n.shape else "")
+    where = f"{name}, at {[int(j) for j in np.unravel_index(i, n.shape)]}"
     finding.error, finding.tolerance, finding.scale = float(apart.max()) / scale, NEAR, scale
     finding.worst = Apart(where, float(a.flat[i]), float(n.flat[i]), NEAR * scale)
     if finding.error > NEAR:

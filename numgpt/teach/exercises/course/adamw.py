@@ -19,7 +19,7 @@ import numpy as np
 
 
 class AdamW:
-    """The moments of a list of parameters, arrays that step changes in place."""
+    """The moments of a list of parameters, arrays that step changes in place (w -= ..., not w = w - ...)."""
 
     def __init__(self, params, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
         self.params, self.betas, self.eps, self.weight_decay = params, betas, eps, weight_decay
@@ -60,9 +60,14 @@ PLAIN = ("Begin without decay, and with the first step: there m is (1 - b1) * g 
 DECAY = ("Without decay all is right, so it is where weight_decay stands. Does the decay go through m and v?",
          "It is added to g, so that Adam divides it by sqrt(vhat) like a gradient. It should shrink w itself, "
          "where w has two axes or more, and leave g alone.")
-NAMES = ("bias", "weight", "gain")
-HINTS = {f"{name} at step {t}{decay}": hints for decay, hints in (("", PLAIN), (" with decay", DECAY))
-         for t in STEPS for name in NAMES}
+VECTORS = ("The weight decays as it should. Do the bias and the gain decay too?",
+           "Only what has two axes or more shrinks by itself: gains and biases are left alone.")
+EPS = ("The other two are right. The gain's gradients are so small that eps counts beside them: where does it stand?",
+       "It is added to the root of vhat, not to vhat.")
+HINTS = {f"{name} at step {t}{decay}": hints
+         for decay, by_name in (("", {"weight": PLAIN, "bias": PLAIN, "gain": EPS}),
+                                (" with decay", {"weight": DECAY, "bias": VECTORS, "gain": VECTORS}))
+         for name, hints in by_name.items() for t in STEPS}
 LESSON = ("the first step without corrections is 3.16 times too long, (1 - b1) / sqrt(1 - b2); and decay through the "
           "moments is what the W of AdamW was added to undo. That was the last exercise: you have a GPT's whole way back, "
           "and its step.")

@@ -42,8 +42,8 @@ HINTS = {
                                                           "it."),
     "x": ("It is the line that returns dx.", "dy times weight transposed."),
 }
-LESSON = ("only the loss takes a mean. It divides once, at the top, and all that comes after on the way back adds up. "
-          "(With a mean, the bias still learns, B T times too slowly: a model trains so, and nobody notices.)")
+LESSON = ("only the loss takes a mean. It divides once, at the top, and all that comes after on the way back adds up. With "
+          "a mean the bias still learns, and under Adam, which divides factors out again, nearly as well: nobody notices.")
 
 
 def checks(made):

@@ -43,7 +43,7 @@ HINTS = {
           "D), and then exchange the axes."),
 }
 LESSON = ("a reshape to the right shape is not always the right reshape. All numbers are there and the norm is right: only "
-          "their places are not. With T = H or one head it could even pass.")
+          "their places are not. With one head, or one position, it would even pass.")
 
 
 def checks(made):

@@ -48,9 +48,10 @@ from numgpt.teach.exercises.reports import draw, layer
 TITLE = "layer normalisation, all of it"
 TASK, MISTAKES = "write", ()
 HINTS = {
-    "bias": ("self.dbias (C,) is made of dy (B, T, C) alone.", "As in exercise bias."),
-    "gain": ("self.dgain (C,) is made of dy and xhat.", "gain[i] is multiplied with xhat[b, t, i], so dy[b, t, i] counts "
-                                                        "times that, in a sum over b and t."),
+    "bias": ("self.dbias (C,) is made of dy (B, T, C) alone.",
+             "As in exercise bias: it is added at every position, so what comes back from all of them adds up."),
+    "gain": ("self.dgain (C,) is made of dy and xhat.",
+             "gain[i] is multiplied with xhat[b, t, i], so dy[b, t, i] counts times that, in a sum over b and t."),
     "x": ("dx is rstd * (dxhat - ... - ...), with the dxhat of the derivation: the way through mean gives the first part "
           "that is taken away, the way through rstd the second.",
           "Through mean: every xhat[j] of the row falls by rstd / C, so what is taken away is one number a row, a mean "
@@ -59,7 +60,7 @@ HINTS = {
           "row: again a mean over the channels, of a product."),
 }
 LESSON = ("of dxhat, the parts along 1 and along xhat are taken out: moving x along them changes nothing in xhat. That is "
-          "a test without a reference: with a gain of 1, dx sums to 0 in each row.")
+          "a test without a reference: dx sums to 0 in each row, whatever comes in.")
 
 
 def checks(made):
