@@ -14,7 +14,7 @@ from numgpt.teach.terminal import Ink, coloured, width
 
 LONGEST = 24 * 60 * 60
 EXAMPLES = f"""the course, in order:
-{textwrap.fill(", ".join(ORDER), 100, initial_indent="  ", subsequent_indent="  ")}
+{textwrap.fill(", ".join(ORDER), 100, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)}
 
 examples:
   numgpt exercise start linear            writes linear.py: read it, and fill in what is missing
