@@ -37,10 +37,10 @@ TITLE = "heads, merged"
 TASK, MISTAKES = "mend", ("heads-merged-wrong",)
 HINTS = {
     "weight": ("It is the line that makes self.dweight.", "sum over b and t of merged[b, t, i] * dy[b, t, j]."),
-    "z": ("The weight's gradient is right, and dmerged too. It is the last line: forward had two steps there, and undoes "
-          "none by itself.",
-          "forward exchanged the axes, then reshaped. Backwards: reshape to what stood there between the two, (B, T, H, "
-          "D), and then exchange the axes."),
+    "z": ("The weight's gradient is right, and dmerged too. It is the last line: forward took two steps there, and "
+          "it undoes one.",
+          "forward exchanged the axes, then reshaped. Backwards: reshape to what stood there between the two, (B, T, H, D), "
+          "and then exchange the axes."),
 }
 LESSON = ("a reshape to the right shape is not always the right reshape. All numbers are there and the norm is right: only "
           "their places are not. With one head, or one position, it would even pass.")

@@ -46,8 +46,8 @@ HINTS = {
     "x": ("gain and bias are right, so it is in dx. Of its three ways, which two are there?",
           "The way through rstd is missing: xhat times the mean over the channels of dcentred * xhat, to be taken away."),
 }
-LESSON = ("a gradient may be wrong in one direction of C and right in all others. One random direction may miss it; a "
-          "check of every number does not.")
+LESSON = ("a gradient may be wrong in one direction of C and right in all others. A check along one random direction sees "
+          "little of it, a check of every number all.")
 
 
 def checks(made):
