@@ -59,8 +59,8 @@ HINTS = {
           "Through rstd: every xhat[j] changes in proportion to itself, so what is taken away is xhat, times one number a "
           "row: again a mean over the channels, of a product."),
 }
-LESSON = ("of dxhat, the parts along 1 and along xhat are taken out: moving x along them changes nothing in xhat (but for eps). "
-          "That is a test without a reference: dx sums to 0 in each row, whatever comes in.")
+LESSON = ("of dxhat, the parts along 1 and along xhat are taken out: moving x along them changes nothing in xhat (but for "
+          "eps). That is a test without a reference: dx sums to 0 in each row, whatever comes in.")
 
 
 def checks(made):
