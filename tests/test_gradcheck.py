@@ -581,6 +581,14 @@ class Written(Contract):
         return dy @ self.W.value.T
 
 
+class Scribbled(Contract):
+    def backward(self, dy, saved):
+        self.W.grad += saved.T @ dy
+        dx = dy @ self.W.value.T
+        dy *= 2
+        return dx
+
+
 class Buffered(Contract):
     def forward(self, x):
         if not hasattr(self, "buffer"):
@@ -609,7 +617,7 @@ class Offset(Contract):
 
 
 @pytest.mark.parametrize("layer, says", [
-    (Kept(), "gradients of parameters are added, not set"), (Written(), "backward wrote to saved"),
+    (Kept(), "gradients of parameters are added, not set"), (Written(), "backward wrote to saved"), (Scribbled(), "backward wrote to dy"),
     (Buffered(), "a forward on other inputs changed the gradients of the first"),
     (Careless(), "forward wrote to x"), (Bent(), "backward is not linear in dy: see x"),
     (Offset(), "dy = 0 gives a gradient in x"),

@@ -121,7 +121,7 @@ def _equal(a, b) -> bool:
 
 
 def _same(now: dict, before: dict) -> bool:
-    return not _changed(now, before)
+    return all(_equal(now.get(name), before[name]) for name in before)
 
 
 def _changed(now: dict, before: dict) -> str:
