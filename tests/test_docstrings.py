@@ -1,43 +1,14 @@
 """The derivations in the docstrings are executed: what stands there is what the layer computes."""
 
-import inspect
-import re
-import textwrap
-
 import numpy as np
 import pytest
 
 from numgpt import GPT, GPTConfig
 from numgpt import layers as L
 from numgpt.layers import ops
+from numgpt.teach.derivation import Derivation, Part, Statement, execute, run, scope, undone
 
 B, T, H, D, C, F, V = 2, 5, 3, 4, 7, 11, 13
-
-
-def section(layer, title: str) -> str:
-    """The Python of one section; prose stands on lines that begin with --."""
-    text = inspect.getdoc(type(layer))
-    head = re.search(rf"^{title} +", text, re.M)
-    assert head, f"{type(layer).__name__} has no {title}"
-    body = text[head.start():]
-    end = re.search(r"\n(?=\S)|\n\n", body)
-    body = " " * len(head[0]) + body[len(head[0]):end.start() if end else None]
-    lines = textwrap.dedent(body).splitlines()
-    code, prose = [], False
-    for line in lines:
-        prose = line.startswith("--") or (prose and line.startswith("  ") and not code[-1:] == ["("])
-        if not line.lstrip().startswith("--"):
-            code.append(line)
-    return "\n".join(code)
-
-
-def names(layer) -> dict:
-    """NumPy's functions without prefix, the layer's plain numbers, its parameters and its parts."""
-    scope = {name: getattr(np, name) for name in np.__all__ if not name.startswith("_")}
-    scope |= {"rows": ops.rows, "softmax": ops.softmax, "normal_cdf": ops.normal_cdf, "sum": sum}
-    for name, item in vars(layer).items():
-        scope[name] = item.value if isinstance(item, L.Param) else item
-    return scope
 
 
 def rng():
@@ -77,39 +48,25 @@ PLAIN = [  # layers whose lines stand for themselves: names of inputs, inputs, m
 
 @pytest.mark.parametrize("layer, inputs, more, options", PLAIN, ids=lambda item: type(item).__name__)
 def test_the_derivation_computes_what_the_layer_computes(layer, inputs, more, options):
-    scope = names(layer) | {name: np.array(value) for name, value in inputs.items()} | more
+    names = scope(layer) | {name: np.array(value) for name, value in inputs.items()} | more
     if "rng" in options:
-        scope["rng"] = np.random.default_rng(9)
+        names["rng"] = np.random.default_rng(9)
     y, saved = layer.forward(*inputs.values(), **options)
     dy = rng().standard_normal(np.shape(y)) if np.ndim(y) else 0.7
     layer.zero_grad()
     result = layer.backward(dy, saved)
 
-    exec(section(layer, "Forward"), scope)
-    output = "loss" if "loss" in section(layer, "Forward") else "y"
-    assert near(scope[output], y)
-    scope[f"d{output}"] = dy
-    exec(section(layer, "Backward"), scope)
+    derivation = Derivation.of(layer)
+    execute(derivation.forward, names)
+    assert near(names[derivation.output], y)
+    names[f"d{derivation.output}"] = dy
+    execute(derivation.backward, names)
     results = result if isinstance(result, tuple) else (result,)
     for name, d in zip(inputs, results):
         if d is not None:
-            assert near(scope[f"d{name}"], d), name
+            assert near(names[f"d{name}"], d), name
     for name, param in layer.named_params():
-        assert near(scope[f"d{name}"], param.grad), name
-
-
-class Part:
-    """A part of a composite layer as its docstring writes it: part(x), and part.backward(dy) with what it saved."""
-
-    def __init__(self, layer, **options):
-        self.layer, self.options = layer, options
-
-    def __call__(self, *inputs):
-        y, self.saved = self.layer.forward(*inputs, **self.options)
-        return y
-
-    def backward(self, dy, *_):
-        return self.layer.backward(dy, self.saved)
+        assert near(names[f"d{name}"], param.grad), name
 
 
 @pytest.mark.parametrize("layer", [
@@ -125,23 +82,15 @@ def test_the_derivation_of_a_composite_layer(layer):
     dx = layer.backward(dy, saved)
     grads = {name: param.grad.copy() for name, param in layer.named_params()}
 
-    scope = names(layer) | {"x": x_}
-    for name, item in vars(layer).items():
-        if isinstance(item, L.Layer) and not isinstance(layer, L.Recompute):
-            scope[name] = Part(item)
-    if isinstance(layer, L.FeedForward):
-        scope |= {"up": layer.up, "down": layer.down}
-        for linear in (layer.up, layer.down):  # its lines speak of up.weight, an array
-            scope["up" if linear is layer.up else "down"] = type("Arrays", (), {
-                "weight": linear.weight.value, "bias": linear.bias.value})
+    names, derivation = scope(layer) | {"x": x_}, Derivation.of(layer)
     if isinstance(layer, L.SelfAttention):
-        scope |= {"B": B, "T": T, "H": H, "D": D}
-    exec(section(layer, "Forward"), scope)
-    assert near(scope["y"], y)
+        names |= {"B": B, "T": T, "H": H, "D": D}
+    execute(derivation.forward, names)
+    assert near(names["y"], y)
     layer.zero_grad()
-    scope["dy"] = dy
-    exec(section(layer, "Backward"), scope)
-    assert near(scope["dx"], dx)
+    names["dy"] = dy
+    execute(derivation.backward, names)
+    assert near(names["dx"], dx)
     if not isinstance(layer, L.FeedForward):
         for name, param in layer.named_params():
             assert near(param.grad, grads[name]), name
@@ -156,24 +105,21 @@ def test_the_derivation_of_a_whole_model(norm):
     model.backward(saved, 0.7)
     grads = model.grads.copy()
 
-    body, head = names(model.body), Part(model.head)
-    parts = {name: Part(item) for name, item in vars(model.body).items() if isinstance(item, L.Layer)}
-    parts |= {"blocks": [Part(block) for block in model.body.blocks], "ids": ids}
+    head, names = Part(model.head), scope(model.body) | {"ids": ids}
     if norm == "post":
-        parts["norm"] = Same()
-    scope = body | parts
-    exec(section(model.body, "Forward"), scope)
-    assert near(head(scope["x"], TARGETS), loss) and near(scope["x"], model.body(ids))
+        names["norm"] = Same()
+    execute(Derivation.of(model.body).forward, names)
+    assert near(head(names["x"], TARGETS), loss) and near(names["x"], model.body(ids))
     model.zero_grad()
-    scope["dx"] = head.backward(0.7)
-    exec(section(model.body, "Backward"), scope)
+    names["dx"] = head.backward(0.7)
+    execute(Derivation.of(model.body).backward, names)
     assert near(model.grads, grads)
 
-    scope = {"body": Part(model.body), "head": Part(model.head), "ids": ids, "targets": TARGETS, "dloss": 0.7}
-    exec(section(model, "Forward"), scope)
+    names = scope(model) | {"ids": ids, "targets": TARGETS, "dloss": 0.7}
+    execute(Derivation.of(model).forward, names)
     model.zero_grad()
-    exec(section(model, "Backward"), scope)
-    assert near(scope["loss"], loss) and near(model.grads, grads)
+    execute(Derivation.of(model).backward, names)
+    assert near(names["loss"], loss) and near(model.grads, grads)
 
 
 class Same:
@@ -193,13 +139,13 @@ def test_the_derivation_of_the_head():
     loss, saved = head.forward(x_, targets)
     dx = head.backward(dloss, saved)
     counts = (targets != -100)[:, None]
-    scope = names(head) | {"x": x_, "targets": targets, "dloss": dloss, "count": counts.sum(),
+    names = scope(head) | {"x": x_, "targets": targets, "dloss": dloss, "count": counts.sum(),
                            "softmax": lambda a: counts * ops.softmax(a), "onehot": targets[:, None] == np.arange(V),
                            "softmax_cross_entropy": L.SoftmaxCrossEntropy()}
-    exec(section(head, "Forward"), scope)
-    exec(section(head, "Backward"), scope)
-    assert near(scope["loss"], loss) and near(scope["dx"], dx)
-    assert near(scope["dweight"], head.weight.grad) and near(scope["dbias"], head.bias.grad)
+    execute(Derivation.of(head).forward, names)
+    execute(Derivation.of(head).backward, names)
+    assert near(names["loss"], loss) and near(names["dx"], dx)
+    assert near(names["dweight"], head.weight.grad) and near(names["dbias"], head.bias.grad)
 
 
 def near(a, b) -> bool:
@@ -212,6 +158,46 @@ def test_every_layer_has_a_derivation():
     for name in L.__all__:
         item = getattr(L, name)
         if isinstance(item, type) and issubclass(item, L.Layer) and item is not L.Layer:
-            doc = inspect.getdoc(item)
-            assert re.search("^Forward ", doc, re.M) and re.search("^Backward ", doc, re.M), name
-            assert re.search("^Saved ", doc, re.M), name
+            derivation = Derivation.of(item)
+            assert derivation.summary and derivation.forward and derivation.backward and derivation.saved, name
+
+
+def test_each_line_gives_what_it_assigns_and_keeps_the_prose_above_it():
+    derivation = Derivation.of(L.LearnedPositions)
+    zeros, rows = derivation.backward[:2]
+    assert rows == Statement("dtable[:x.shape[-2]] = dy.sum(0)", ("every sequence of the batch uses the same rows",))
+    names = scope(L.LearnedPositions(3, 2)) | {"x": np.zeros((2, 1, 2)), "dy": np.ones((2, 1, 2))}
+    (_, before), (_, after), _ = run(derivation.backward, names)
+    assert before["dtable"].tolist() == [[0, 0]] * 3 and after["dtable"].tolist() == [[2, 2], [0, 0], [0, 0]]
+    assert derivation.shapes == ("x (B, T, C) -> y (B, T, C);  table (n_ctx, C), of which the first T rows are used",)
+
+
+@pytest.mark.parametrize("layer, known, line, lines", [
+    (L.LayerNorm, {"dy"}, "dgain", ["y"]), (L.LayerNorm, {"dy"}, "dxhat", ["y"]),
+    (L.LayerNorm, {"dy", "dxhat"}, "dx", ["mean", "rstd", "xhat"]), (L.GELUTanh, {"dy"}, "dx", ["u", "t", "y"]),
+    (L.CausalAttention, {"dy"}, "dv", ["y"]), (L.CausalAttention, {"dy", "dp"}, "dscores", ["p"]),
+    (L.CausalAttention, {"dy", "dp", "dscores"}, "dk", ["scores"]), (L.SoftmaxCrossEntropy, {"dloss"}, "dlogits", ["p", "loss"]),
+    (L.PreNormBlock, {"dy", "dn"}, "dx", ["n"]), (L.FeedForward, {"dy"}, "a", []), (L.Embedding, {"dy"}, "onehot", []),
+    (L.LearnedPositions, {"dy"}, "dx", ["y"])])
+def test_a_line_of_backward_undoes_those_between_its_name_and_the_gradients_that_are_known(layer, known, line, lines):
+    derivation = Derivation.of(layer)
+    statement = next(s for s in derivation.backward if line in s.names)
+    assert [s.names[0] for s in undone(statement, derivation.forward, known)] == lines
+
+
+def test_a_docstring_without_a_section_or_with_a_line_that_is_no_python_is_refused():
+    class Bare(L.Linear):
+        """y = x."""
+
+    class Bent(L.Linear):
+        """y = x.
+
+        Forward   y = = x
+        Backward  dx = dy
+        Saved     nothing
+        """
+
+    with pytest.raises(ValueError, match="docstring of Bare has no Forward"):
+        Derivation.of(Bare)
+    with pytest.raises(ValueError, match="docstring of Bent has a line that is no Python: y = = x"):
+        Derivation.of(Bent)
