@@ -96,26 +96,32 @@ class Derivation:
 def undone(statement: Statement, forward: Iterable[Statement], known: set[str]) -> list[Statement]:
     """The lines of forward that a line of backward goes back through.
 
-    Of dxhat = ... they lead from xhat to names whose gradients are known by then; of norm1.backward(...) it is the line
-    that calls norm1.
+    Of dxhat = ... they lead from xhat to names whose gradients are known by then, and are read here; of
+    norm1.backward(...) it is the line that calls norm1.
     """
-    forward = tuple(forward)
-    if not (statement.parts or any(name in statement.reads for name in known)):
+    forward, read = tuple(forward), known & statement.reads
+    if not (statement.parts or read):
         return []  # a line that prepares
     found = [line for line in forward if any(part in line.calls for part in statement.parts)]
     for name in statement.names:
-        if name.startswith("d") and name not in statement.reads:
-            found += _between(name[1:], forward, known)
+        if name.startswith("d"):
+            found += _between(subject(name, forward), forward, known, read)
     return [line for line in forward if line in found]
 
 
-def _between(name: str, forward: tuple[Statement, ...], known: set[str]) -> list[Statement]:
+def subject(name: str, forward: Iterable[Statement]) -> str:
+    """Whose gradient that is: x for dx, and for dtable_head, a part of it, table."""
+    whole = name[1:]
+    return whole if any(whole in line.reads or whole in line.names for line in forward) else whole.partition("_")[0]
+
+
+def _between(name: str, forward: tuple[Statement, ...], known: set[str], read: set[str]) -> list[Statement]:
     found = []
     for i, line in enumerate(forward):
         if name in line.reads:
-            ends = any(f"d{one}" in known for one in (*line.names, *line.calls) if one != name)
-            further = [] if ends else [step for one in line.names for step in _between(one, forward[i + 1:], known)]
-            found += [line, *further] if ends or further else []
+            ends = {f"d{one}" for one in (*line.names, *line.calls) if one != name} & known
+            further = [] if ends else [step for one in line.names for step in _between(one, forward[i + 1:], known, read)]
+            found += [line, *further] if ends & read or further else []
     return found
 
 

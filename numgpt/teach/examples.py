@@ -1,0 +1,185 @@
+"""A tiny example of every layer, drawn so that the numbers are short: halves and whole ones, no row like itself."""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from numgpt import layers as L
+from numgpt.layers.inputs import IGNORE
+from numgpt.teach.tying import WeightTying
+
+MOST = 4096  # numbers in one input: more are not to be read
+INPUTS = np.array([-2, -1.5, -1, -0.5, 0.5, 1, 1.5, 2])
+WEIGHTS = np.array([-2, -1, 1, 2, 3])
+SMALL = np.array([-1, -0.5, 0.5, 1])  # of layers in layers, whose products would grow
+GAINS = np.array([0.5, 1, 1.5, 2])
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How long each axis is, by its letter."""
+
+    B: int
+    T: int
+    C: int
+    H: int
+    D: int
+    F: int
+    V: int
+    n_ctx: int
+
+    @classmethod
+    def of(cls, B: int, T: int, C: int) -> "Sizes":
+        """Two heads where the channels split into them, else one."""
+        for name, n in (("B", B), ("T", T), ("C", C)):
+            if n < 1:
+                raise ValueError(f"a shape B,T,C has a size of at least 1 on each axis; got {name} = {n}")
+        if B * T * C > MOST:
+            raise ValueError(f"an example is there to be read: choose a shape of at most {MOST} numbers; "
+                             f"{B} x {T} x {C} are {B * T * C}")
+        H = 2 if C % 2 == 0 and C > 2 else 1
+        return cls(B, T, C, H, C // H, C + 1, 4, T + 1)
+
+
+PRIMES = Sizes(5, 7, 13, 11, 17, 19, 23, 29)  # no two alike: what is run at these sizes shows which axis is which
+
+
+@dataclass
+class Example:
+    """A layer with all that its forward and its derivation want."""
+
+    layer: L.Layer
+    inputs: dict[str, np.ndarray]
+    options: dict = field(default_factory=dict)  # of forward
+    names: dict = field(default_factory=dict)    # more that the derivation speaks of
+    letters: tuple[tuple[str, str], ...] = ()    # what the docstring calls an axis, and which size that is
+    note: str = ""
+
+    def fresh_options(self) -> dict:
+        """A generator is copied, so that every call draws the same numbers."""
+        return copy.deepcopy(self.options)
+
+
+class Draw:
+    """Numbers for an example from a seed, in a dtype."""
+
+    def __init__(self, seed: int, dtype):
+        self.rng, self.dtype = np.random.default_rng(seed), dtype
+
+    def rows(self, *shape: int, among: np.ndarray = INPUTS) -> np.ndarray:
+        """No two numbers of a row alike, as far as there are so many: LayerNorm would make zeros of a row that is."""
+        n = shape[-1]
+        lines = [self.rng.choice(among, n, replace=n > len(among)) for _ in range(math.prod(shape[:-1]))]
+        return np.array(lines).reshape(shape).astype(self.dtype)
+
+    def params(self, layer: L.Layer, among: np.ndarray) -> L.Layer:
+        for name, param in layer.named_params():
+            of = GAINS if name.endswith("gain") else SMALL if name.endswith("bias") else among
+            param.value[...] = self.rows(*param.shape, among=of)
+        return layer
+
+    def ids(self, s: Sizes) -> np.ndarray:
+        """The last token is the first once more."""
+        ids = self.rng.integers(0, s.V, (s.B, s.T))
+        ids.flat[-1] = ids.flat[0]
+        return ids
+
+    def mask_seed(self, shape: tuple[int, ...], p: float) -> int:
+        """The seed of a generator that drops some and keeps some."""
+        seeds = [int(seed) for seed in self.rng.integers(0, 1 << 30, 20)]
+        mixed = (seed for seed in seeds if 0 < (np.random.default_rng(seed).random(shape, np.float32) >= p).mean() < 1)
+        return next(mixed, seeds[0])
+
+
+def _one(build: Callable, among: np.ndarray = WEIGHTS, more: Callable = lambda s: {}, **options) -> Callable:
+    """An example of one layer over x (B, T, C)."""
+    def make(draw: Draw, s: Sizes) -> Example:
+        return Example(draw.params(build(s, draw.dtype), among), {"x": draw.rows(s.B, s.T, s.C)}, names=more(s), **options)
+    return make
+
+
+def _linear(draw: Draw, s: Sizes) -> Example:
+    layer = draw.params(L.Linear(s.C, s.V if s == PRIMES else 2, dtype=draw.dtype), WEIGHTS)
+    return Example(layer, {"x": draw.rows(s.B * s.T, s.C)}, letters=(("N", "B*T"), ("n_in", "C"), ("n_out", "V")))
+
+
+def _embedding(draw: Draw, s: Sizes) -> Example:
+    return Example(draw.params(L.Embedding(s.V, s.C, dtype=draw.dtype), INPUTS), {"ids": draw.ids(s)})
+
+
+def _dropout(draw: Draw, s: Sizes) -> Example:
+    x = draw.rows(s.B, s.T, s.C)
+    rng = np.random.default_rng(draw.mask_seed(x.shape, 0.5))
+    return Example(L.Dropout(0.5), {"x": x}, {"rng": rng}, {"rng": copy.deepcopy(rng)})
+
+
+def _attention(draw: Draw, s: Sizes) -> Example:
+    layer = L.CausalAttention(scale=1 / math.sqrt(s.D))
+    return Example(layer, {name: draw.rows(s.B, s.H, s.T, s.D) for name in "qkv"}, note="S = T: every position has its own query")
+
+
+def _heads(s: Sizes) -> dict:
+    return {"B": s.B, "T": s.T, "H": s.H, "D": s.D}
+
+
+def _block(kind: str) -> Callable:
+    return lambda s, dtype: L.BLOCKS[kind](s.C, s.H, head_size=s.D, n_hidden=s.F, dtype=dtype)
+
+
+def _softmax_cross_entropy(draw: Draw, s: Sizes) -> Example:
+    """One target does not count, where there are more."""
+    targets = draw.rng.integers(0, s.C, (s.B, s.T))
+    if targets.size > 2:
+        targets.flat[1] = IGNORE
+    counted = int((targets != IGNORE).sum())
+    return Example(L.SoftmaxCrossEntropy(), {"logits": draw.rows(s.B, s.T, s.C), "targets": targets},
+                   names={"count": counted}, letters=(("V", "C"),))
+
+
+def _head_loss(draw: Draw, s: Sizes) -> Example:
+    targets = draw.rng.integers(0, s.V, s.B * s.T)
+    layer = draw.params(L.HeadLoss(s.C, s.V, bias=True, dtype=draw.dtype), SMALL)
+    more = {"onehot": targets[:, None] == np.arange(s.V), "count": targets.size, "softmax_cross_entropy": L.SoftmaxCrossEntropy()}
+    return Example(layer, {"x": draw.rows(s.B * s.T, s.C), "targets": targets}, names=more, letters=(("N", "B*T"),),
+                   note="N = B T: the rows of all sequences, one below the other")
+
+
+def _tying(draw: Draw, s: Sizes) -> Example:
+    layer = draw.params(WeightTying(s.V, s.C, dtype=draw.dtype), SMALL)
+    targets = draw.rng.integers(0, s.V, (s.B, s.T))
+    return Example(layer, {"ids": draw.ids(s), "targets": targets}, names={"table": layer.table.value})
+
+
+# name: the class whose docstring it is, how its example is made, and B where one sequence would not show it
+EXAMPLES: dict[str, tuple[type, Callable, int]] = {
+    "linear": (L.Linear, _linear, 1),
+    "embedding": (L.Embedding, _embedding, 2),
+    "learned-positions": (L.LearnedPositions, _one(lambda s, d: L.LearnedPositions(s.n_ctx, s.C, dtype=d)), 2),
+    "sinusoidal-positions": (L.SinusoidalPositions, _one(lambda s, d: L.SinusoidalPositions(s.n_ctx, s.C)), 1),
+    "layernorm": (L.LayerNorm, _one(lambda s, d: L.LayerNorm(s.C, dtype=d)), 1),
+    "gelu": (L.GELU, _one(lambda s, d: L.GELU()), 1),
+    "gelu-tanh": (L.GELUTanh, _one(lambda s, d: L.GELUTanh()), 1),
+    "relu": (L.ReLU, _one(lambda s, d: L.ReLU()), 1),
+    "silu": (L.SiLU, _one(lambda s, d: L.SiLU()), 1),
+    "quick-gelu": (L.QuickGELU, _one(lambda s, d: L.QuickGELU()), 1),
+    "dropout": (L.Dropout, _dropout, 1),
+    "softmax": (L.Softmax, _one(lambda s, d: L.Softmax(), letters=(("S", "C"),)), 1),
+    "attention": (L.CausalAttention, _attention, 1),
+    "self-attention": (L.SelfAttention, _one(lambda s, d: L.SelfAttention(s.C, s.H, head_size=s.D, dtype=d), SMALL, _heads), 1),
+    "feed-forward": (L.FeedForward, _one(lambda s, d: L.FeedForward(s.C, s.F, dtype=d), SMALL), 1),
+    "pre-norm-block": (L.PreNormBlock, _one(_block("pre"), SMALL), 1),
+    "post-norm-block": (L.PostNormBlock, _one(_block("post"), SMALL), 1),
+    "recompute": (L.Recompute, _one(lambda s, d: L.Recompute(L.FeedForward(s.C, s.F, dtype=d)), SMALL,
+                                    note="layer is a FeedForward here"), 1),
+    "softmax-cross-entropy": (L.SoftmaxCrossEntropy, _softmax_cross_entropy, 2),
+    "head-loss": (L.HeadLoss, _head_loss, 1),
+    "weight-tying": (WeightTying, _tying, 1),
+}
+
+
+def make(name: str, sizes: Sizes, seed: int = 0, dtype=np.float64) -> Example:
+    """The example of that name; targets and ids, which are not differentiated, come from the seed too."""
+    return EXAMPLES[name][1](Draw(seed, dtype), sizes)

@@ -1,0 +1,233 @@
+"""A layer's derivation with numbers: every line run on a tiny example, every gradient measured.
+
+    print(explain("layernorm"))        # in a notebook, explain("layernorm") alone
+    explain("block", seed=1, shape=(1, 3, 4), dtype=np.float32)
+"""
+
+import ast
+import copy
+import functools
+import math
+import re
+
+import numpy as np
+
+from numgpt.files import nearest
+from numgpt.teach import adam
+from numgpt.teach.derivation import Derivation, Part, Statement, run, scope, subject, undone
+from numgpt.teach.examples import EXAMPLES, PRIMES, Example, Sizes, make
+from numgpt.teach.figures import letters
+from numgpt.teach.measured import Measured, differentiated, measure, tolerance
+from numgpt.teach.page import Chapter, Explanation, Shown, Step
+
+ALIASES = {"block": "pre-norm-block", "causal-attention": "attention", "ffn": "feed-forward", "mlp": "feed-forward"}
+LONG = 22  # of what is called, to be a name itself
+
+
+def names() -> dict[str, str]:
+    """What can be explained, each with its docstring's first sentence; block is the block that a GPT-2 has."""
+    found = {name: Derivation.of(kind).summary for name, (kind, _, _) in EXAMPLES.items()}
+    return found | {"block": f"A pre-norm block: {found['pre-norm-block']}", "adamw": adam.summary()}
+
+
+def explain(name: str, *, seed: int = 0, shape: tuple[int, int, int] | None = None, dtype=np.float64) -> Explanation:
+    """The derivation of that name, with numbers.
+
+    seed draws the numbers, shape is (B, T, C), dtype what the example is computed in. Derivatives are measured in float64.
+    """
+    name = find(name)
+    B = EXAMPLES[name][2] if name in EXAMPLES else 1
+    sizes = Sizes.of(*(shape or (B, 2, 3)))
+    if name == "adamw":
+        return adam.explain(sizes, seed, dtype)
+    example, kind = make(name, sizes, seed, dtype), EXAMPLES[name][0]
+    derivation = Derivation.of(kind)
+    worked = _Worked(example, derivation, seed)
+    faults = worked.compare()
+    gradients = worked.gradients()
+    wrong = [f"d{n} has the shape {g.shape}; its array has {x.shape}" for n, x in differentiated(example).items()
+             if (g := gradients[n]).shape != x.shape]
+    measured = [] if wrong else measure(example, worked.dy, gradients)
+    limit = tolerance(gradients, dtype)
+    faults += wrong + [f"d{m.name}{list(m.farthest.index)} is {m.farthest.backward:.6g} by backward, and {m.farthest.exact:.6g} by complex step"
+                       for m in measured if not m.farthest.apart <= limit]
+    verdicts = _verdicts(worked, measured, dtype) if not faults else []
+    return Explanation(name, derivation.title, derivation.text, _said(name, sizes, seed, dtype, example),
+                       worked.chapters(_shapes(name)), measured, verdicts, faults)
+
+
+def find(name: str) -> str:
+    """The name as it is listed: LayerNorm, layer-norm and layernorm are one."""
+    known = {_bare(one): one for one in (*EXAMPLES, "adamw")}
+    known |= {_bare(kind.__name__): one for one, (kind, _, _) in EXAMPLES.items()}
+    known |= {_bare(alias): one for alias, one in ALIASES.items()}
+    if _bare(name) not in known:
+        near = nearest(_bare(name), known)
+        raise ValueError(f"there is no explanation of {name!r}" + (f": {known[near]}?" if near else ": numgpt explain lists all"))
+    return known[_bare(name)]
+
+
+def _bare(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
+class _Worked:
+    """The layer's forward and backward on an example, and beside them its derivation, line by line."""
+
+    def __init__(self, example: Example, derivation: Derivation, seed: int):
+        self.example, self.derivation = example, derivation
+        layer = self.layer = example.layer
+        self.y, saved = layer.forward(*example.inputs.values(), **example.fresh_options())
+        self.dy = _cotangent(self.y, seed)
+        layer.zero_grad()
+        result = layer.backward(self.dy, saved)
+        self.returned = result if isinstance(result, tuple) else (result,)
+        self.grads = {name: param.grad.copy() for name, param in layer.named_params()}
+
+        self.log: list[tuple[str, object]] = []
+        self.names = scope(layer, self.log) | copy.deepcopy(example.names) | example.inputs
+        self.forward = self._run(derivation.forward)
+        self.names[f"d{derivation.output}"] = self.dy
+        layer.zero_grad()
+        self.backward = self._run(derivation.backward)
+        self.parts = {name: param.grad.copy() for name, param in layer.named_params()}  # as the parts' backwards left them
+        layer.zero_grad()
+
+    def gradients(self) -> dict[str, np.ndarray]:
+        """What the layer's backward gave, by the names of what is differentiated."""
+        return {name: np.asarray(d) for name, d in zip(self.example.inputs, self.returned) if d is not None} | self.grads
+
+    def compare(self) -> list[str]:
+        """Sentences about what the docstring's lines and the layer do not agree in."""
+        output = self.derivation.output
+        pairs = {output: (self.names.get(output), self.y)}
+        pairs |= {f"d{name}": (self.names.get(f"d{name}"), d) for name, d in zip(self.example.inputs, self.returned) if d is not None}
+        called = {part for line in self.derivation.backward for part in line.parts}
+        for name, grad in self.grads.items():
+            if f"d{name}" in self.names:
+                pairs[f"d{name}"] = self.names[f"d{name}"], grad
+            elif called & {name.partition(".")[0], "layer"}:
+                pairs[f"d{name}"] = self.parts[name], grad
+        limit = tolerance(self.gradients() | {"y": np.asarray(self.y)}, np.asarray(self.y).dtype)
+        self.drift = {name: _apart(*pair) for name, pair in pairs.items()}
+        return [f"the docstring's lines give another {name} than {self.derivation.title} does" + (
+                    f": they are {apart:.2g} apart" if np.isfinite(apart) else "") for name, apart in self.drift.items() if not apart <= limit]
+
+    def chapters(self, shapes: dict) -> list[Chapter]:
+        """The pages of it; shapes are the same arrays' in letters."""
+        d = self.derivation
+        given = [Shown(name, shapes.get(("given", name), ""), value) for name, value in given_names(self.example).items()]
+        forward = [Step(line.code, line.prose, (), self._shown(made, shapes, ("forward", i), "value"))
+                   for i, (line, made) in enumerate(self.forward)]
+        backward, known = [], {f"d{d.output}"} | {name for line in d.forward for name in line.names if name.startswith("d")}
+        for i, (line, made) in enumerate(self.backward):
+            through = undone(line, d.forward, known)
+            shown = self._shown(made, shapes, ("backward", i), "gradient")
+            for name in line.names:
+                whole = subject(name, d.forward)
+                if through and name.startswith("d") and isinstance(self.names.get(whole), np.ndarray):
+                    shown.append(Shown(whole, shapes.get(("name", whole), ""), self.names[whole], "beside"))
+            backward.append(Step(line.code, line.prose, tuple(one.code for one in through), shown))
+            known |= set(line.names)
+        coming = Shown(f"d{d.output}", shapes.get(("name", d.output), ""), self.dy, "gradient")
+        return [Chapter("Given", given), Chapter("Forward", [], forward, d.closing["Forward"]),
+                Chapter(f"Backward, from d{d.output} on", [coming], backward, d.closing["Backward"])]
+
+    def _run(self, lines: tuple[Statement, ...]) -> list[tuple[Statement, dict]]:
+        """Each line with what it gave: what its parts did first, by how they were called, then what it assigned."""
+        found = []
+        for line in lines:
+            self.log.clear()
+            calls = _calls(line, self.names)
+            for _, made in run([line], self.names):
+                parts = {text: item for text, (_, item) in zip(calls, self.log)}
+                one = {f"{text}[{i}]" if isinstance(item, tuple) else text: value for text, item in parts.items()
+                       for i, value in enumerate(item if isinstance(item, tuple) else (item,))}
+                found.append((line, {text: value for text, value in one.items() if not _among(value, made.values())} | made))
+        return found
+
+    def _shown(self, made: dict, shapes: dict, where: tuple, kind: str) -> list[Shown]:
+        return [Shown(name, shapes.get((*where, name), ""), value, kind) for name, value in made.items() if _is_numbers(value)]
+
+
+def given_names(example: Example) -> dict[str, object]:
+    """What a derivation starts from, by name: inputs, parameters, numbers."""
+    numbers = {name: value for name, value in vars(example.layer).items() if isinstance(value, float) and np.isfinite(value)}
+    params = {name: param.value for name, param in example.layer.named_params()}
+    return example.inputs | params | numbers | {name: value for name, value in example.names.items() if _is_numbers(value)}
+
+
+def _cotangent(y, seed: int):
+    """What comes from above: 1 for a loss, else drawn like an input."""
+    if np.ndim(y) == 0:
+        return 1.0
+    rng = np.random.default_rng([seed, 1])
+    n, among = y.shape[-1], np.array([-1, -0.5, 0.5, 1, 1.5, 2])
+    rows = [rng.choice(among, n, replace=n > len(among)) for _ in range(y.size // n)]
+    return np.array(rows).reshape(y.shape).astype(y.dtype)
+
+
+def _calls(line: Statement, known: dict) -> list[str]:
+    """The calls of parts in a line as it writes them, the inner ones first."""
+    found = []
+
+    class Visit(ast.NodeVisitor):
+        def visit_Call(self, node):
+            self.generic_visit(node)
+            owner = node.func.value if isinstance(node.func, ast.Attribute) else node.func
+            if isinstance(owner, ast.Name) and isinstance(known.get(owner.id), Part):
+                text = ast.unparse(node)
+                found.append(text if len(text) <= LONG else f"{ast.unparse(node.func)}(...)")
+
+    Visit().visit(line.tree)
+    return found
+
+
+def _is_numbers(value) -> bool:
+    return isinstance(value, (np.ndarray, np.generic, int, float))
+
+
+def _among(value, others) -> bool:
+    return any(_is_numbers(one) and np.array_equal(value, one) for one in others)
+
+
+def _apart(a, b) -> float:
+    a, b = np.asarray(np.nan if a is None else a), np.asarray(b)
+    return float(np.abs(a - b).max(initial=0)) if a.shape == b.shape else np.inf
+
+
+@functools.cache
+def _shapes(name: str) -> dict:
+    """The shape of each array in letters, by where it stands: from a run in which every axis has its own prime."""
+    example = make(name, PRIMES)
+    worked = _Worked(example, Derivation.of(EXAMPLES[name][0]), 0)
+    primes = vars(PRIMES)
+    products = {letter: int(np.prod([primes[one] for one in axes.split("*")])) for letter, axes in example.letters}
+    known = products | {letter: prime for letter, prime in primes.items() if letter not in dict(example.letters).values()}
+    arrays = {("given", one): value for one, value in given_names(example).items()}
+    for where, found in (("forward", worked.forward), ("backward", worked.backward)):
+        arrays |= {(where, i, one): value for i, (_, made) in enumerate(found) for one, value in made.items()}
+    arrays |= {("name", one): value for one, value in worked.names.items()}
+    return {where: letters(value.shape, known) for where, value in arrays.items() if isinstance(value, np.ndarray) and value.ndim}
+
+
+def _said(name: str, sizes: Sizes, seed: int, dtype, example: Example) -> str:
+    """What the example is, in a line."""
+    letters_used = {letter for shape in _shapes(name).values() for letter in re.findall("[A-Za-z_]+", shape)}
+    axes = {letter: getattr(sizes, letter) for letter in vars(sizes)}
+    axes |= {letter: math.prod(axes[one] for one in of.split("*")) for letter, of in example.letters if letter != "n_out"}
+    parts = [f"{letter} = {n}" for letter, n in axes.items() if letter in letters_used]
+    return ", ".join(parts) + f"; seed {seed}, {np.dtype(dtype)}" + (f"; {example.note}" if example.note else "")
+
+
+def _verdicts(worked: _Worked, measured: list[Measured], dtype) -> list[str]:
+    drift = max(worked.drift.values())
+    found = [f"The docstring's lines gave what the layer gave, {', '.join(worked.drift)}: "
+             + ("to the bit." if drift == 0 else f"no further apart than {drift:.0e}.")]
+    if measured:
+        count, apart = sum(m.count for m in measured), max(m.farthest.apart for m in measured)
+        off = max(abs(entry.difference - entry.exact) for m in measured for entry in m.shown)
+        found.append(f"{count} gradient{'s' * (count != 1)} measured, no further from a complex step than {apart:.0e}. A finite difference takes two "
+                     f"nearly equal losses from each other, and is off by up to {off:.0e} here"
+                     + ("; both are measured in float64." if np.dtype(dtype) != np.float64 else "."))
+    return found

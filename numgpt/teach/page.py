@@ -1,0 +1,178 @@
+"""An explanation and how it is laid out: a derivation, the same with numbers, and its gradients measured."""
+
+import html
+import re
+import textwrap
+from dataclasses import dataclass, field
+
+from numgpt.teach import terminal
+from numgpt.teach.figures import lines
+from numgpt.teach.measured import Measured
+from numgpt.teach.terminal import Ink
+
+LABEL = 26  # the widest column of names and shapes
+COLOURS = {"1": "font-weight:bold", "2": "opacity:0.6", "31": "color:#c0392b", "32": "color:#27864a", "33": "color:#b07400",
+           "36": "color:#0f7c90"}
+
+
+@dataclass
+class Shown:
+    """An array under its name; kind is a value, a gradient, or what stands beside to be compared."""
+
+    name: str
+    shape: str  # in letters
+    value: object
+    kind: str = "value"
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} {self.shape}".rstrip()
+
+
+@dataclass
+class Step:
+    """A line of the derivation with what it gave."""
+
+    code: str
+    prose: tuple[str, ...] = ()
+    undoes: tuple[str, ...] = ()  # lines of forward
+    shown: list[Shown] = field(default_factory=list)
+
+
+@dataclass
+class Chapter:
+    title: str
+    opening: list[Shown] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    closing: tuple[str, ...] = ()
+
+
+@dataclass
+class Explanation:
+    """What `numgpt explain NAME` prints: str(it), it.text(width, ink), or as a notebook's cell."""
+
+    name: str
+    title: str
+    docstring: str
+    example: str  # what it was run with, in a line
+    chapters: list[Chapter]
+    measured: list[Measured]
+    verdicts: list[str]
+    faults: list[str]  # sentences; none where the docstring, the layer and its forward pass agree
+
+    @property
+    def ok(self) -> bool:
+        return not self.faults
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def _repr_html_(self) -> str:
+        text = html.escape(self.text(width=100, ink=Ink(True)), quote=False)
+        styled = re.sub("\x1b\\[([0-9]+)m(.*?)\x1b\\[0m", lambda m: f'<span style="{COLOURS[m[1]]}">{m[2]}</span>', text, flags=re.S)
+        return f'<pre style="line-height:1.3">{styled}</pre>'
+
+    def text(self, width: int | None = None, ink: Ink = Ink(False)) -> str:
+        width = max(terminal.width() if width is None else width, 40)
+        label = min(LABEL, max((len(one.label) for one in self.shown()), default=0))
+        page = [ink.strong(self.title), *_docstring(self.docstring, width), "", ink.strong("With numbers"), *_fill(self.example, width, "  ")]
+        for chapter in self.chapters:
+            page += ["", f"  {ink.strong(chapter.title)}"]
+            page += [line for one in chapter.opening for line in _rows(one, label, width, ink)]
+            for i, step in enumerate(chapter.steps):
+                page += [""] if i or chapter.opening else []
+                page += _step(step, label, width, ink)
+            page += [ink.faint(line) for prose in chapter.closing for line in _fill(f"-- {prose}", width, "    ", "       ")]
+        if self.measured:
+            page += ["", ink.strong("Every gradient, measured"), *_table(self.measured, width, ink)]
+        page += ["", *(line for verdict in self.verdicts for line in _fill(verdict, width))]
+        page += [ink.bad(line) for fault in self.faults for line in _fill(f"WRONG: {fault}", width)]
+        return "\n".join(page)
+
+    def shown(self) -> list[Shown]:
+        """Every array of it, in order."""
+        return [one for chapter in self.chapters
+                for one in (*chapter.opening, *(shown for step in chapter.steps for shown in step.shown))]
+
+
+def _docstring(text: str, width: int) -> list[str]:
+    """As it stands, but for lines that are too long: they go on below their own beginning, prose as one."""
+    found, prose = [], []
+    for line in [*text.splitlines(), ""]:
+        if line.lstrip().startswith("-- "):
+            prose.append(line)
+            continue
+        if any(len(one) > width for one in prose):
+            margin = prose[0].index("-- ")
+            words = " ".join(one.strip().removeprefix("-- ") for one in prose)
+            prose = _fill(words, width, " " * margin + "-- ", " " * (margin + 3))
+        margin = re.match("(?:(?:Forward|Backward|Saved) +| +)?", line).end()
+        found += [*prose, *_fill(line, width, "", " " * min(margin + 4 * (margin > 0), width // 2))]
+        prose = []
+    return found[:-1]
+
+
+def _fill(text: str, width: int, first: str = "", later: str | None = None) -> list[str]:
+    """Lines no longer than the width; spaces inside stay as they are where nothing must be broken."""
+    if len(first + text) <= width:
+        return [first + text]
+    return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=first if later is None else later,
+                         break_on_hyphens=False, drop_whitespace=True)
+
+
+def _step(step: Step, label: int, width: int, ink: Ink) -> list[str]:
+    page = [ink.faint(line) for line in _prose(step.prose, width)]
+    page += [ink.strong(line) for code in step.code.splitlines() for line in _fill(code, width, "    ", "        ")]
+    page += [ink.faint(line) for i, code in enumerate(step.undoes)
+             for line in _fill(" ".join(code.split()), width, "      undoes  " if i == 0 else " " * 14, " " * 18)]
+    return page + [line for one in step.shown for line in _rows(one, label, width, ink)]
+
+
+def _prose(prose: tuple[str, ...], width: int) -> list[str]:
+    return _fill("-- " + " ".join(prose), width, "    ", "       ") if prose else []
+
+
+def _rows(one: Shown, label: int, width: int, ink: Ink) -> list[str]:
+    """Its name and shape, and beside them its rows."""
+    names = [one.label] if len(one.label) <= label else [_cut(one.name, label), *([one.shape[:label]] if one.shape else [])]
+    numbers = lines(one.value, width - label - 9)
+    paint = {"value": ink.value, "gradient": ink.gradient, "beside": ink.faint}[one.kind]
+    longer = max(len(names), len(numbers))
+    names, numbers = ([*column, *[""] * (longer - len(column))] for column in (names, numbers))
+    return [f"      {name:{label}} | {paint(row)}".rstrip() for name, row in zip(names, numbers)]
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[:width - 3] + "..."
+
+
+def _table(measured: list[Measured], width: int, ink: Ink) -> list[str]:
+    entries = [entry for array in measured for entry in array.shown]
+    margin = max(len(_index(entry.index)) for entry in entries) + 4
+    decimals = 10 if width >= margin + 4 * 16 else 6 if width >= margin + 4 * 12 else 4
+    words = [[f"{x:.{decimals}f}" for x in (e.backward, e.difference, e.exact)] for e in entries]
+    cell = max(12, *(len(word) for row in words for word in row))
+    if margin + 3 * (cell + 2) + 9 > width:  # large numbers on a narrow page
+        words = [[f"{x:.3g}" for x in (e.backward, e.difference, e.exact)] for e in entries]
+        cell = 12 if margin + 3 * 14 + 9 <= width else 9
+    heads = ["backward", "difference", "complex step"] if cell >= 12 else ["backward", "differ.", "complex"]
+    page = [ink.faint(" " * margin + "".join(f"  {head:>{cell}}" for head in heads) + "    apart")]
+    rows = iter(words)
+    for array in measured:
+        more = f"  the largest {len(array.shown)} of {_product(array.shape)}" if _product(array.shape) > len(array.shown) else ""
+        page.append(f"  {ink.strong('d' + array.name)}{ink.faint(more)}")
+        page += [f"    {_index(entry.index):{margin - 4}}" + "".join(
+            f"  {paint(f'{word:>{cell}}')}" for word, paint in zip(next(rows), (ink.gradient, ink.value, ink.value)))
+            + f"  {entry.apart:7.0e}" for entry in array.shown]
+    return page
+
+
+def _index(index: tuple[int, ...]) -> str:
+    return "[" + ", ".join(map(str, index)) + "]"
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    n = 1
+    for size in shape:
+        n *= size
+    return n
