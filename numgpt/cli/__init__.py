@@ -11,8 +11,8 @@ from importlib import import_module
 from numgpt import __version__
 
 COMMANDS = ("train", "sample", "score", "attention", "plot", "plan", "tokenize", "convert", "gradcheck", "trace", "compare", "diagnose",
-            "audit", "exercise")
-VERDICTS = ("gradcheck", "compare", "diagnose", "audit", "exercise")  # whose exit status tells what they found
+            "audit", "explain", "exercise")
+VERDICTS = ("gradcheck", "compare", "diagnose", "audit", "explain", "exercise")  # whose exit status tells what they found
 
 
 def main(argv: list[str] | None = None) -> int:

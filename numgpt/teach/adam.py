@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from numgpt.layers import Layer, Param
-from numgpt.teach.derivation import Statement, run
+from numgpt.teach.derivation import Broken, Statement, run
 from numgpt.teach.examples import Draw, Sizes
 from numgpt.teach.page import Chapter, Explanation, Shown, Step
 from numgpt.training.optim import AdamW
@@ -24,12 +24,12 @@ def summary() -> str:
 def equations() -> list[Statement]:
     """The lines of AdamW's docstring; what stands to the right of one is its prose."""
     found = []
-    for line in _docstring().splitlines():
+    for line in _docstring().splitlines()[1:]:
         code, *prose = re.split(r" {2,}", line.strip())
-        if line.startswith(" ") and _is_assignment(code):
+        if _is_assignment(code):
             found.append(Statement(code, tuple(word.rstrip(",:") for word in prose)))
     if not found:
-        raise ValueError("the docstring of AdamW has no equations: an explanation is made of them")
+        raise Broken("the docstring of AdamW has no equations: an explanation is made of them")
     return found
 
 

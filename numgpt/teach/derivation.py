@@ -20,6 +20,10 @@ from numgpt.layers.recompute import Recompute
 SECTIONS = ("Forward", "Backward", "Saved")
 
 
+class Broken(ValueError):
+    """A docstring that cannot be run."""
+
+
 @dataclass(frozen=True)
 class Statement:
     """One line of a derivation, or as many as one statement of Python takes."""
@@ -78,7 +82,7 @@ class Derivation:
 
     @classmethod
     def of(cls, item) -> "Derivation":
-        """That of a layer or of its class; a ValueError where the docstring has none."""
+        """That of a layer or of its class; Broken where the docstring has none."""
         kind = item if isinstance(item, type) else type(item)
         text = inspect.getdoc(kind) or ""
         bodies = {title: _body(text, title, kind.__name__) for title in SECTIONS}
@@ -186,7 +190,10 @@ def _sqrt(a):
 def run(statements: Iterable[Statement], names: dict) -> Iterator[tuple[Statement, dict[str, object]]]:
     """Execute one after the other in names; after each, what it assigned (a copy, for a later line may write into it)."""
     for statement in statements:
-        exec(compile(statement.code, "<derivation>", "exec"), names)
+        try:
+            exec(compile(statement.code, "<derivation>", "exec"), names)
+        except Exception as error:
+            raise Broken(f"the line {' '.join(statement.code.split())} cannot be run: {type(error).__name__}: {error}") from error
         yield statement, {name: _copy(names[name]) for name in statement.names}
 
 
@@ -206,7 +213,7 @@ def _body(text: str, title: str, whose: str) -> str:
     """The lines of a section as they stand, without the margin."""
     head = re.search(rf"^{title} +", text, re.M)
     if not head:
-        raise ValueError(f"the docstring of {whose} has no {title}: an explanation is made of Forward, Backward and Saved")
+        raise Broken(f"the docstring of {whose} has no {title}: an explanation is made of Forward, Backward and Saved")
     below = text[head.start():]
     end = re.search(r"\n(?=\S)|\n\n", below)
     return textwrap.dedent(" " * len(head[0]) + below[len(head[0]):end.start() if end else None])
@@ -220,7 +227,7 @@ def _statements(body: str, whose: str) -> tuple[tuple[Statement, ...], tuple[str
     try:
         nodes = ast.parse("\n".join(code)).body
     except SyntaxError as error:
-        raise ValueError(f"the docstring of {whose} has a line that is no Python: {(error.text or '').strip()}") from None
+        raise Broken(f"the docstring of {whose} has a line that is no Python: {(error.text or '').strip()}") from None
     found, above = [], 0
     for node in nodes:
         text = "\n".join(code[i] for i in range(node.lineno - 1, node.end_lineno) if i not in prose)

@@ -15,6 +15,7 @@ MOST = 4096  # numbers in one input: more are not to be read
 INPUTS = np.array([-2, -1.5, -1, -0.5, 0.5, 1, 1.5, 2])
 WEIGHTS = np.array([-2, -1, 1, 2, 3])
 SMALL = np.array([-1, -0.5, 0.5, 1])  # of layers in layers, whose products would grow
+SMALLER = SMALL / 2                   # so that a softmax is not all but 0 and 1
 GAINS = np.array([0.5, 1, 1.5, 2])
 
 
@@ -148,9 +149,10 @@ def _head_loss(draw: Draw, s: Sizes) -> Example:
 
 
 def _tying(draw: Draw, s: Sizes) -> Example:
-    layer = draw.params(WeightTying(s.V, s.C, dtype=draw.dtype), SMALL)
-    targets = draw.rng.integers(0, s.V, (s.B, s.T))
-    return Example(layer, {"ids": draw.ids(s), "targets": targets}, names={"table": layer.table.value})
+    layer = draw.params(WeightTying(s.V, s.C, dtype=draw.dtype), INPUTS / 2)
+    tokens = draw.rng.permutation(np.resize(np.arange(s.V), 2 * max(s.B * s.T, s.V)))  # no two alike where there are enough
+    ids, targets = tokens[:2 * s.B * s.T].reshape(2, s.B, s.T)
+    return Example(layer, {"ids": ids, "targets": targets}, names={"table": layer.table.value})
 
 
 # name: the class whose docstring it is, how its example is made, and B where one sequence would not show it
@@ -168,7 +170,7 @@ EXAMPLES: dict[str, tuple[type, Callable, int]] = {
     "dropout": (L.Dropout, _dropout, 1),
     "softmax": (L.Softmax, _one(lambda s, d: L.Softmax(), letters=(("S", "C"),)), 1),
     "attention": (L.CausalAttention, _attention, 1),
-    "self-attention": (L.SelfAttention, _one(lambda s, d: L.SelfAttention(s.C, s.H, head_size=s.D, dtype=d), SMALL, _heads), 1),
+    "self-attention": (L.SelfAttention, _one(lambda s, d: L.SelfAttention(s.C, s.H, head_size=s.D, dtype=d), SMALLER, _heads), 1),
     "feed-forward": (L.FeedForward, _one(lambda s, d: L.FeedForward(s.C, s.F, dtype=d), SMALL), 1),
     "pre-norm-block": (L.PreNormBlock, _one(_block("pre"), SMALL), 1),
     "post-norm-block": (L.PostNormBlock, _one(_block("post"), SMALL), 1),

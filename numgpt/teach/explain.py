@@ -9,10 +9,11 @@ import copy
 import functools
 import math
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 import numpy as np
 
-from numgpt.files import nearest
 from numgpt.teach import adam
 from numgpt.teach.derivation import Derivation, Part, Statement, run, scope, subject, undone
 from numgpt.teach.examples import EXAMPLES, PRIMES, Example, Sizes, make
@@ -52,18 +53,19 @@ def explain(name: str, *, seed: int = 0, shape: tuple[int, int, int] | None = No
     faults += wrong + [f"d{m.name}{list(m.farthest.index)} is {m.farthest.backward:.6g} by backward, and {m.farthest.exact:.6g} by complex step"
                        for m in measured if not m.farthest.apart <= limit]
     verdicts = _verdicts(worked, measured, dtype) if not faults else []
-    return Explanation(name, derivation.title, derivation.text, _said(name, sizes, seed, dtype, example),
-                       worked.chapters(_shapes(name)), measured, verdicts, faults)
+    return Explanation(name, derivation.title, derivation.text, _said(_shapes(name, derivation.text), sizes, seed, dtype, example),
+                       worked.chapters(_shapes(name, derivation.text)), measured, verdicts, faults)
 
 
-def find(name: str) -> str:
-    """The name as it is listed: LayerNorm, layer-norm and layernorm are one."""
+def find(name: str, also: Iterable[str] = ()) -> str:
+    """The name as it is listed: LayerNorm, layer-norm and layernorm are one. also: more that may have been meant."""
     known = {_bare(one): one for one in (*EXAMPLES, "adamw")}
     known |= {_bare(kind.__name__): one for one, (kind, _, _) in EXAMPLES.items()}
     known |= {_bare(alias): one for alias, one in ALIASES.items()}
     if _bare(name) not in known:
-        near = nearest(_bare(name), known)
-        raise ValueError(f"there is no explanation of {name!r}" + (f": {known[near]}?" if near else ": numgpt explain lists all"))
+        meant = {**known, **{_bare(one): one for one in also}}
+        near = dict.fromkeys(meant[one] for one in get_close_matches(_bare(name), meant))
+        raise ValueError(f"there is no explanation of {name!r}: " + (f"{' or '.join(near)}?" if near else "numgpt explain lists all names"))
     return known[_bare(name)]
 
 
@@ -154,7 +156,8 @@ def given_names(example: Example) -> dict[str, object]:
     """What a derivation starts from, by name: inputs, parameters, numbers."""
     numbers = {name: value for name, value in vars(example.layer).items() if isinstance(value, float) and np.isfinite(value)}
     params = {name: param.value for name, param in example.layer.named_params()}
-    return example.inputs | params | numbers | {name: value for name, value in example.names.items() if _is_numbers(value)}
+    more = {name: value for name, value in example.names.items() if _is_numbers(value) and name not in vars(PRIMES)}
+    return example.inputs | params | numbers | more
 
 
 def _cotangent(y, seed: int):
@@ -197,13 +200,14 @@ def _apart(a, b) -> float:
 
 
 @functools.cache
-def _shapes(name: str) -> dict:
+def _shapes(name: str, docstring: str) -> dict:
     """The shape of each array in letters, by where it stands: from a run in which every axis has its own prime."""
     example = make(name, PRIMES)
     worked = _Worked(example, Derivation.of(EXAMPLES[name][0]), 0)
     primes = vars(PRIMES)
     products = {letter: int(np.prod([primes[one] for one in axes.split("*")])) for letter, axes in example.letters}
-    known = products | {letter: prime for letter, prime in primes.items() if letter not in dict(example.letters).values()}
+    known = products | {letter: prime for letter, prime in primes.items()
+                        if letter not in products and letter not in dict(example.letters).values()}
     arrays = {("given", one): value for one, value in given_names(example).items()}
     for where, found in (("forward", worked.forward), ("backward", worked.backward)):
         arrays |= {(where, i, one): value for i, (_, made) in enumerate(found) for one, value in made.items()}
@@ -211,9 +215,9 @@ def _shapes(name: str) -> dict:
     return {where: letters(value.shape, known) for where, value in arrays.items() if isinstance(value, np.ndarray) and value.ndim}
 
 
-def _said(name: str, sizes: Sizes, seed: int, dtype, example: Example) -> str:
+def _said(shapes: dict, sizes: Sizes, seed: int, dtype, example: Example) -> str:
     """What the example is, in a line."""
-    letters_used = {letter for shape in _shapes(name).values() for letter in re.findall("[A-Za-z_]+", shape)}
+    letters_used = {letter for shape in shapes.values() for letter in re.findall("[A-Za-z_]+", shape)}
     axes = {letter: getattr(sizes, letter) for letter in vars(sizes)}
     axes |= {letter: math.prod(axes[one] for one in of.split("*")) for letter, of in example.letters if letter != "n_out"}
     parts = [f"{letter} = {n}" for letter, n in axes.items() if letter in letters_used]
@@ -227,7 +231,8 @@ def _verdicts(worked: _Worked, measured: list[Measured], dtype) -> list[str]:
     if measured:
         count, apart = sum(m.count for m in measured), max(m.farthest.apart for m in measured)
         off = max(abs(entry.difference - entry.exact) for m in measured for entry in m.shown)
-        found.append(f"{count} gradient{'s' * (count != 1)} measured, no further from a complex step than {apart:.0e}. A finite difference takes two "
-                     f"nearly equal losses from each other, and is off by up to {off:.0e} here"
-                     + ("; both are measured in float64." if np.dtype(dtype) != np.float64 else "."))
+        near = f"no further from a complex step than {apart:.0e}" if apart else "and each is its complex step to the bit"
+        found.append(f"{count} gradient{'s' * (count != 1)} measured, {near}."
+                     + (f" A finite difference takes two nearly equal numbers from each other, and is off by up to {off:.0e} here." if off else "")
+                     + (" Both are measured in float64." if np.dtype(dtype) != np.float64 else ""))
     return found

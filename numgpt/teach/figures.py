@@ -12,8 +12,8 @@ EVERYDAY = 1e-3, 1e5  # sizes between which numbers are written without a power 
 def figures(value) -> np.ndarray:
     """Each number of an array as text: as few decimals as all of them need, and no more than four."""
     a = np.asarray(value)
-    if a.dtype.kind in "biu":
-        return np.array([str(x) for x in a.ravel().tolist()], object).reshape(a.shape)
+    if a.dtype.kind in "biu":  # a mask is 0 and 1, as which it enters products
+        return np.array([str(int(x)) for x in a.ravel().tolist()], object).reshape(a.shape)
     finite = a[np.isfinite(a)]
     size = float(np.abs(finite).max(initial=0))
     if size and not EVERYDAY[0] <= size < EVERYDAY[1]:
@@ -21,13 +21,14 @@ def figures(value) -> np.ndarray:
     else:
         enough = 4 * float(np.finfo(a.dtype).eps) * size
         decimals = next((d for d in range(DECIMALS) if (np.abs(finite - finite.round(d)) <= enough).all()), DECIMALS)
-        text = [_plain(x, decimals) for x in a.ravel().tolist()]
+        text = [plain(x, decimals) for x in a.ravel().tolist()]
     return np.array(text, object).reshape(a.shape)
 
 
-def _plain(x: float, decimals: int) -> str:
+def plain(x: float, decimals: int) -> str:
+    """With so many decimals; what rounds to zero has no sign."""
     text = f"{x:.{decimals}f}"
-    return text[1:] if text.startswith("-") and not text.strip("-0.") else text  # no -0.00
+    return text[1:] if text.startswith("-") and not text.strip("-0.") else text
 
 
 def lines(value, width: int) -> list[str]:

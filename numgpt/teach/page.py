@@ -6,7 +6,7 @@ import textwrap
 from dataclasses import dataclass, field
 
 from numgpt.teach import terminal
-from numgpt.teach.figures import lines
+from numgpt.teach.figures import lines, plain
 from numgpt.teach.measured import Measured
 from numgpt.teach.terminal import Ink
 
@@ -82,7 +82,8 @@ class Explanation:
             for i, step in enumerate(chapter.steps):
                 page += [""] if i or chapter.opening else []
                 page += _step(step, label, width, ink)
-            page += [ink.faint(line) for prose in chapter.closing for line in _fill(f"-- {prose}", width, "    ", "       ")]
+            if chapter.closing:
+                page += ["", *(ink.faint(line) for line in _prose(chapter.closing, width))]
         if self.measured:
             page += ["", ink.strong("Every gradient, measured"), *_table(self.measured, width, ink)]
         page += ["", *(line for verdict in self.verdicts for line in _fill(verdict, width))]
@@ -96,20 +97,45 @@ class Explanation:
 
 
 def _docstring(text: str, width: int) -> list[str]:
-    """As it stands, but for lines that are too long: they go on below their own beginning, prose as one."""
-    found, prose = [], []
-    for line in [*text.splitlines(), ""]:
-        if line.lstrip().startswith("-- "):
-            prose.append(line)
-            continue
-        if any(len(one) > width for one in prose):
-            margin = prose[0].index("-- ")
-            words = " ".join(one.strip().removeprefix("-- ") for one in prose)
-            prose = _fill(words, width, " " * margin + "-- ", " " * (margin + 3))
-        margin = re.match("(?:(?:Forward|Backward|Saved) +| +)?", line).end()
-        found += [*prose, *_fill(line, width, "", " " * min(margin + 4 * (margin > 0), width // 2))]
-        prose = []
-    return found[:-1]
+    """As it stands, but for lines that are too long: those of a sentence are filled anew, others go on below themselves."""
+    found = []
+    for group in _sentences(text):
+        if all(len(line) <= width for line in group):
+            found += group
+        elif "-- " in group[0]:
+            before, words = group[0].partition("-- ")[0], " ".join(line.partition("-- ")[2] for line in group)
+            found += _fill(words, width, before + "-- ", " " * (len(before) + 3))
+        else:
+            found += _fill(" ".join([group[0], *map(str.strip, group[1:])]), width, "", " " * _margin(group[0], width))
+    return found
+
+
+def _sentences(text: str) -> list[list[str]]:
+    """The lines in groups: code by itself, prose as far as it goes on from line to line."""
+    groups, head, code = [], "", False
+    for line in text.splitlines():
+        title = re.match("(Forward|Backward|Saved) ", line)
+        head = title[1] if title else head if line else "closing" if head else ""
+        comment, below = "-- " in line, bool(groups and groups[-1][0])
+        code = head in ("Forward", "Backward") and not comment
+        goes_on = below and not title and not code and comment == ("-- " in groups[-1][0]) and bool(line)
+        if not head:  # sentences about shapes: one that begins anew names an array with its shape
+            goes_on &= not re.match(r"\S+:? .{0,20}\(|.* = ", line)
+        previous = groups[-1] if groups else [""]
+        if goes_on and (head in ("Saved", "closing", "") or "-- " in previous[0]):
+            previous.append(line)
+        else:
+            groups.append([line])
+    return groups
+
+
+def _margin(line: str, width: int) -> int:
+    """Where a line that is too long goes on: below what stands to the right, or its own beginning and a little."""
+    right = re.search(r"\S {3,}(?=\S)", line[10:])
+    if right and right.end() + 10 < width - 20:
+        return right.end() + 10
+    margin = re.match("(?:(?:Forward|Backward|Saved) +| +)?", line).end()
+    return min(margin + 4 * (0 < margin and not line.startswith("Saved")), width // 2)
 
 
 def _fill(text: str, width: int, first: str = "", later: str | None = None) -> list[str]:
@@ -150,7 +176,7 @@ def _table(measured: list[Measured], width: int, ink: Ink) -> list[str]:
     entries = [entry for array in measured for entry in array.shown]
     margin = max(len(_index(entry.index)) for entry in entries) + 4
     decimals = 10 if width >= margin + 4 * 16 else 6 if width >= margin + 4 * 12 else 4
-    words = [[f"{x:.{decimals}f}" for x in (e.backward, e.difference, e.exact)] for e in entries]
+    words = [[plain(x, decimals) for x in (e.backward, e.difference, e.exact)] for e in entries]
     cell = max(12, *(len(word) for row in words for word in row))
     if margin + 3 * (cell + 2) + 9 > width:  # large numbers on a narrow page
         words = [[f"{x:.3g}" for x in (e.backward, e.difference, e.exact)] for e in entries]
@@ -163,7 +189,7 @@ def _table(measured: list[Measured], width: int, ink: Ink) -> list[str]:
         page.append(f"  {ink.strong('d' + array.name)}{ink.faint(more)}")
         page += [f"    {_index(entry.index):{margin - 4}}" + "".join(
             f"  {paint(f'{word:>{cell}}')}" for word, paint in zip(next(rows), (ink.gradient, ink.value, ink.value)))
-            + f"  {entry.apart:7.0e}" for entry in array.shown]
+            + f"  {f'{entry.apart:.0e}' if entry.apart else '0':>7}" for entry in array.shown]
     return page
 
 

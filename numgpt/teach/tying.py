@@ -8,7 +8,7 @@ from numgpt.layers import Embedding, HeadLoss, Layer
 class WeightTying(Layer):
     """A token's row of the table on the way in is its column of the output's matrix on the way out.
 
-    ids (B, T), targets (B, T) -> loss, a number;  table (V, C);  count = B T
+    ids (B, T), targets (B, T) -> loss, a number;  table (V, C)
 
     Forward   x = table[ids]
               logits = x @ table.T

@@ -1,0 +1,79 @@
+"""numgpt explain: a derivation, and the same with numbers."""
+
+import argparse
+import textwrap
+from collections.abc import Callable
+
+import numpy as np
+
+from numgpt.teach import terminal
+from numgpt.teach.derivation import Broken
+from numgpt.teach.explain import explain, find, names
+
+EXAMPLES = """examples:
+  numgpt explain                                   the names, with a sentence each
+  numgpt explain layernorm
+  numgpt explain block --shape 1,3,4 --seed 1      three tokens, four channels in two heads, other numbers
+  numgpt explain softmax-cross-entropy --float32
+  numgpt explain attention | less
+In a notebook: from numgpt.teach.explain import explain; explain("layernorm")
+"""
+
+# Names that have pages of their own: a sentence, and what makes the page from (arguments).
+PAGES: dict[str, tuple[str, Callable]] = {}
+
+
+def register(commands) -> None:
+    parser = commands.add_parser(
+        "explain", help="a layer's derivation, and the same with numbers",
+        description="Print the derivation of a layer's backward as its docstring has it, then the same with numbers: each line run on a\n"
+                    "tiny example, each line of backward beside the line that it undoes, and every gradient beside a finite difference\n"
+                    "and a complex step. All numbers come from running the layer; exit status 1 if anything in it disagrees. Without a\n"
+                    "name, print the names.",
+        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("layer", nargs="?", metavar="LAYER", help="a layer, or block, adamw, softmax-cross-entropy, weight-tying (default: list all)")
+    parser.add_argument("--seed", type=_seed, default=0, help="of the example's numbers (default: 0)")
+    parser.add_argument("--shape", type=_shape, metavar="B,T,C", help="sequences, tokens and channels (default: 1,2,3, or 2,2,3 where the batch matters)")
+    parser.add_argument("--float32", action="store_true", help="run the example in single precision; derivatives are measured in double")
+    parser.set_defaults(run=run, error=parser.error)
+
+
+def run(arguments) -> int:
+    if arguments.layer is None:
+        if arguments.shape or arguments.float32 or arguments.seed:
+            arguments.error("of what? name a layer")
+        print(_list(terminal.width()))
+        return 0
+    if arguments.layer.lower() in PAGES:
+        print(PAGES[arguments.layer.lower()][1](arguments))
+        return 0
+    try:
+        name = find(arguments.layer, also=PAGES)
+        explanation = explain(name, seed=arguments.seed, shape=arguments.shape, dtype=np.float32 if arguments.float32 else np.float64)
+    except Broken as error:
+        print(f"WRONG: {error}")
+        return 1
+    except ValueError as error:
+        arguments.error(str(error))
+    print(explanation.text(ink=terminal.Ink(terminal.coloured())))
+    return 0 if explanation.ok else 1
+
+
+def _list(width: int) -> str:
+    sentences = names() | {name: sentence for name, (sentence, _) in PAGES.items()}
+    margin = max(map(len, sentences)) + 2
+    return "\n".join(textwrap.fill(sentence, max(width, margin + 20), initial_indent=f"{name:{margin}}", subsequent_indent=" " * margin)
+                     for name, sentence in sentences.items())
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a seed is a whole number from 0 on; got {text}")
+    return int(text)
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    numbers = text.split(",")
+    if len(numbers) != 3 or not all(number.strip().isdecimal() for number in numbers):
+        raise argparse.ArgumentTypeError(f"a shape is three whole numbers, B,T,C, such as 1,2,3; got {text}")
+    return tuple(map(int, numbers))
