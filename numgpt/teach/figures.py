@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 DECIMALS = 4   # of a number that is not short by itself
-ROWS = 8       # of an array that is shown whole
+ROWS = 12      # of an array that is shown whole
 EVERYDAY = 1e-3, 1e5  # sizes between which numbers are written without a power of ten
 
 
@@ -42,6 +42,8 @@ def lines(value, width: int) -> list[str]:
     cell = max(map(len, rows.ravel()))
     marks = _marks(text.shape[:-1])
     margin = max(map(len, marks))
+    if margin + len(rows[0]) * (cell + 2) - 2 > width:
+        cell = max(cell, len("..."))
     shown = [f"{mark:{margin}}" + "  ".join(f"{word:>{cell}}" for word in _cut(row, width - margin, cell))
              for mark, row in zip(marks, rows.tolist())]
     return shown if len(shown) <= ROWS else [*shown[:ROWS - 2], "...", shown[-1]]

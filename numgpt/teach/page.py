@@ -10,7 +10,8 @@ from numgpt.teach.figures import lines, plain
 from numgpt.teach.measured import Measured
 from numgpt.teach.terminal import Ink
 
-LABEL = 26  # the widest column of names and shapes
+LABEL = 22  # the widest column of names and shapes
+DIGITS = 10  # behind the point, of what is measured
 COLOURS = {"1": "font-weight:bold", "2": "opacity:0.6", "31": "color:#c0392b", "32": "color:#27864a", "33": "color:#b07400",
            "36": "color:#0f7c90"}
 
@@ -132,8 +133,8 @@ def _sentences(text: str) -> list[list[str]]:
 def _margin(line: str, width: int) -> int:
     """Where a line that is too long goes on: below what stands to the right, or its own beginning and a little."""
     right = re.search(r"\S {3,}(?=\S)", line[10:])
-    if right and right.end() + 10 < width - 20:
-        return right.end() + 10
+    if right:
+        return right.end() + 10 if right.end() + 10 < width - 20 else 8
     margin = re.match("(?:(?:Forward|Backward|Saved) +| +)?", line).end()
     return min(margin + 4 * (0 < margin and not line.startswith("Saved")), width // 2)
 
@@ -175,13 +176,12 @@ def _cut(text: str, width: int) -> str:
 def _table(measured: list[Measured], width: int, ink: Ink) -> list[str]:
     entries = [entry for array in measured for entry in array.shown]
     margin = max(len(_index(entry.index)) for entry in entries) + 4
-    decimals = 10 if width >= margin + 4 * 16 else 6 if width >= margin + 4 * 12 else 4
-    words = [[plain(x, decimals) for x in (e.backward, e.difference, e.exact)] for e in entries]
-    cell = max(12, *(len(word) for row in words for word in row))
-    if margin + 3 * (cell + 2) + 9 > width:  # large numbers on a narrow page
-        words = [[f"{x:.3g}" for x in (e.backward, e.difference, e.exact)] for e in entries]
-        cell = 12 if margin + 3 * 14 + 9 <= width else 9
-    heads = ["backward", "difference", "complex step"] if cell >= 12 else ["backward", "differ.", "complex"]
+    numbers = [(e.backward, e.difference, e.exact) for e in entries]
+    room = (width - margin - 9) // 3 - 2
+    decimals = min(DIGITS, room - max(len(f"{x:.0f}") for row in numbers for x in row) - 1)
+    words = [[plain(x, decimals) if decimals > 2 else f"{x:.{max(room - 7, 1)}g}" for x in row] for row in numbers]
+    heads = ["backward", "difference", "complex step"] if room >= 12 else ["backward", "differ.", "complex"]
+    cell = max(map(len, [*heads, *(word for row in words for word in row)]))
     page = [ink.faint(" " * margin + "".join(f"  {head:>{cell}}" for head in heads) + "    apart")]
     rows = iter(words)
     for array in measured:
