@@ -7,6 +7,7 @@
 import ast
 import copy
 import functools
+import inspect
 import math
 import re
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ from difflib import get_close_matches
 import numpy as np
 
 from numgpt.teach import adam
-from numgpt.teach.derivation import Derivation, Part, Statement, run, scope, subject, undone
+from numgpt.teach.derivation import Broken, Derivation, Part, Statement, run, scope, subject, undone
 from numgpt.teach.examples import EXAMPLES, PRIMES, Example, Sizes, make
 from numgpt.teach.figures import letters
 from numgpt.teach.measured import Measured, differentiated, measure, tolerance
@@ -45,6 +46,11 @@ def explain(name: str, *, seed: int = 0, shape: tuple[int, int, int] | None = No
     derivation = Derivation.of(kind)
     worked = _Worked(example, derivation, seed)
     faults = worked.compare()
+    try:
+        shapes = _shapes(name, derivation.text)
+    except Broken as error:
+        shapes = {}
+        faults.append(f"at sizes that are all different, {error}")
     gradients = worked.gradients()
     wrong = [f"d{n} has the shape {g.shape}; its array has {x.shape}" for n, x in differentiated(example).items()
              if (g := gradients[n]).shape != x.shape]
@@ -53,8 +59,8 @@ def explain(name: str, *, seed: int = 0, shape: tuple[int, int, int] | None = No
     faults += wrong + [f"d{m.name}{list(m.farthest.index)} is {m.farthest.backward:.6g} by backward, and {m.farthest.exact:.6g} by complex step"
                        for m in measured if not m.farthest.apart <= limit]
     verdicts = _verdicts(worked, measured, dtype) if not faults else []
-    return Explanation(name, derivation.title, derivation.text, _said(_shapes(name, derivation.text), sizes, seed, dtype, example),
-                       worked.chapters(_shapes(name, derivation.text)), measured, verdicts, faults)
+    return Explanation(name, derivation.title, derivation.text, _said(shapes, sizes, seed, dtype, example),
+                       worked.chapters(shapes), measured, verdicts, faults)
 
 
 def find(name: str, also: Iterable[str] = ()) -> str:
@@ -79,10 +85,13 @@ class _Worked:
     def __init__(self, example: Example, derivation: Derivation, seed: int):
         self.example, self.derivation = example, derivation
         layer = self.layer = example.layer
-        self.y, saved = layer.forward(*example.inputs.values(), **example.fresh_options())
-        self.dy = _cotangent(self.y, seed)
-        layer.zero_grad()
-        result = layer.backward(self.dy, saved)
+        try:
+            self.y, saved = layer.forward(*example.inputs.values(), **example.fresh_options())
+            self.dy = _cotangent(self.y, seed)
+            layer.zero_grad()
+            result = layer.backward(self.dy, saved)
+        except Exception as error:
+            raise Broken(f"{derivation.title} cannot be run: {type(error).__name__}: {error}") from error
         self.returned = result if isinstance(result, tuple) else (result,)
         self.grads = {name: param.grad.copy() for name, param in layer.named_params()}
 
@@ -142,10 +151,10 @@ class _Worked:
             self.log.clear()
             calls = _calls(line, self.names)
             for _, made in run([line], self.names):
-                parts = {text: item for text, (_, item) in zip(calls, self.log)}
-                one = {f"{text}[{i}]" if isinstance(item, tuple) else text: value for text, item in parts.items()
-                       for i, value in enumerate(item if isinstance(item, tuple) else (item,))}
-                found.append((line, {text: value for text, value in one.items() if not _among(value, made.values())} | made))
+                parts = {}
+                for text, (part, item) in zip(calls, self.log):
+                    parts |= dict(zip(_inputs(self.names, part), item)) if isinstance(item, tuple) else {text: item}
+                found.append((line, {text: value for text, value in parts.items() if not _among(value, made.values())} | made))
         return found
 
     def _shown(self, made: dict, shapes: dict, where: tuple, kind: str) -> list[Shown]:
@@ -184,6 +193,11 @@ def _calls(line: Statement, known: dict) -> list[str]:
 
     Visit().visit(line.tree)
     return found
+
+
+def _inputs(known: dict, called: str) -> list[str]:
+    """What a part's backward returns several of: dq, dk, dv, by the names of its forward."""
+    return [f"d{name}" for name in inspect.signature(known[called.partition(".")[0]].layer.forward).parameters]
 
 
 def _is_numbers(value) -> bool:
