@@ -16,6 +16,7 @@ from numgpt.teach import adam
 from numgpt.teach.derivation import Derivation, execute, scope
 from numgpt.teach.examples import EXAMPLES, Sizes, make
 from numgpt.teach.explain import _shapes, explain, find, names
+from numgpt.teach.figures import lines
 from numgpt.teach.terminal import Ink
 from numgpt.training.optim import AdamW
 from numgpt.verify import mutants
@@ -196,11 +197,13 @@ def test_each_measured_gradient_is_measured_again_from_forward_alone(name):
     again = Recomputed(name)
     dy = next(one.value for one in explanation.shown() if one.name == f"d{Derivation.of(again.layer).output}")
     gradients, table = again.backward(dy), explanation.text(WIDTH).partition("Every gradient, measured\n")[2].partition("\n\n")[0]
-    whose, seen = None, {}
+    whose, seen, counts = None, {}, {}
     for line in table.splitlines()[1:]:
         if not line.startswith("    "):
             whose = line.split()[0].removeprefix("d")
             assert whose in gradients
+            more = re.search(r"the largest (\d+) of (\d+)", line)
+            counts[whose] = (int(more[1]), int(more[2])) if more else (gradients[whose].size,) * 2
             continue
         index = tuple(map(int, re.findall(r"\d+", line.partition("]")[0])))
         backward, difference, exact, apart = line.partition("]")[2].split()
@@ -211,12 +214,36 @@ def test_each_measured_gradient_is_measured_again_from_forward_alone(name):
         assert abs(float(difference) - (f(h) - f(-h)).real / (2 * h)) < 1e-8  # of a third derivative and of roundings / h
         assert float(apart) <= 1e-13
         seen.setdefault(whose, []).append(index)
-    assert list(seen) == [name for name, gradient in gradients.items() if gradient.size]
+    assert counts == {name: (len(seen[name]), gradient.size) for name, gradient in gradients.items()}
     for whose, indices in seen.items():
         largest = sorted(np.abs(gradients[whose]).ravel())[-len(indices):]
         assert np.allclose(sorted(abs(gradients[whose][index]) for index in indices), largest)
     count = sum(gradient.size for gradient in gradients.values())
     assert f"{count} gradient{'s' * (count > 1)} measured" in " ".join(explanation.verdicts)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_distances_in_the_closing_sentences_are_those_that_are_seen(name):
+    explanation, again = page(name), Recomputed(name)
+    derivation, output = Derivation.of(again.layer), Derivation.of(again.layer).output
+    dy = next(one.value for one in explanation.shown() if one.name == f"d{output}")
+    gradients = again.backward(dy)
+    again.names = scope(again.layer) | make(name, Sizes.of(EXAMPLES[name][2], 2, 3)).names | again.example.inputs
+    execute(derivation.forward, again.names)
+    again.names[f"d{output}"] = dy
+    again.layer.zero_grad()
+    execute(derivation.backward, again.names)
+    parts = {name: param.grad for name, param in again.layer.named_params()}
+    drawn = {f"d{name}": (again.names.get(f"d{name}", parts.get(name)), gradient) for name, gradient in gradients.items()} | {
+        output: (again.names[output], again.y)}
+    first, *rest = explanation.verdicts
+    said = re.search("what the layer gave, (.*): (.*)", first)
+    apart = max(np.abs(a - b).max() for a, b in (drawn[one] for one in said[1].split(", ")))
+    assert said[2] == (f"no further apart than {apart:.0e}." if apart else "to the bit.")
+    farthest = max(abs(m.farthest.backward - m.farthest.exact) for m in explanation.measured)
+    assert (f"no further from a complex step than {farthest:.0e}" if farthest else "each is its complex step to the bit") in rest[0]
+    off = max(abs(entry.difference - entry.exact) for m in explanation.measured for entry in m.shown)
+    assert not off or f"off by up to {off:.0e} here" in rest[0]
 
 
 def along(again: Recomputed, whose: str, index, dy):
@@ -321,6 +348,14 @@ def test_a_gradient_that_is_wrong_by_its_forward_alone_is_said_with_its_numbers(
 
 
 # -- the page
+
+
+@pytest.mark.parametrize("value, rows", [
+    ([0.5, -1.0], [" 0.5  -1.0"]), ([[1.0, 2.0], [3.0, 40.0]], [" 1   2", " 3  40"]), ([1 / 3, -1e-6], ["0.3333  0.0000"]), ([2e-5, -1e-9], [" 2.00e-05  -1.00e-09"]),
+    ([True, False], ["1  0"]), (1e-5, ["1e-05"]), ([-np.inf, 0.25], ["-inf  0.25"]), ([[[1, 2]], [[3, 4]]], ["[0] 1  2", "[1] 3  4"]),
+    (np.arange(12), ["  0    1    2    3  ...   11"]), (np.arange(20)[:, None], [*(f"{i:2}" for i in range(10)), "...", "19"]), (np.zeros((0, 3)), ["empty"])])
+def test_numbers_are_as_short_as_they_can_be_and_zero_has_no_sign(value, rows):
+    assert lines(np.array(value), 28) == rows
 
 
 def test_every_layer_can_be_explained_and_by_any_of_its_names():

@@ -1,6 +1,7 @@
 """Every gradient of an example beside what its forward pass says: a finite difference and a complex step."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,17 +49,22 @@ def measure(example: Example, dy, gradients: dict[str, np.ndarray]) -> list[Meas
     """gradients by the names of what is differentiated. Measured in float64, whatever the example is in."""
     values = {name: np.array(x, np.float64) for name, x in differentiated(example).items()}
     cotangent = np.ravel(np.asarray(dy, np.float64))[None]
-    numeric = Numeric(lambda changed: outputs(example, changed), values, cotangent, seed=0)
+    numeric = Numeric(_outputs(example), values, cotangent, seed=0)
     return [_measured(numeric, name, gradients[name]) for name in values if gradients[name].size]
 
 
-def outputs(example: Example, values: dict[str, np.ndarray]) -> np.ndarray:
-    """All numbers that forward gives, with these inputs and parameters."""
+def _outputs(example: Example) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
+    """All numbers that forward gives, as a function of inputs and parameters."""
     twin = copy.deepcopy(example.layer)
-    for name, param in twin.named_params():
-        param.value = values[name]
-    y, _ = twin.forward(*(values.get(name, x) for name, x in example.inputs.items()), **example.fresh_options())
-    return np.ravel(y)
+    params = list(twin.named_params())
+
+    def outputs(values: dict[str, np.ndarray]) -> np.ndarray:
+        for name, param in params:
+            param.value = values[name]
+        y, _ = twin.forward(*(values.get(name, x) for name, x in example.inputs.items()), **example.fresh_options())
+        return np.ravel(y)
+
+    return outputs
 
 
 def tolerance(gradients: dict[str, np.ndarray], dtype) -> float:
