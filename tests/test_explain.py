@@ -340,10 +340,19 @@ def test_a_mistake_that_shows_at_other_sizes_alone_is_found_too(monkeypatch):
                                            "cannot reshape array of size 455 into shape (3)"]
 
 
+def table_of(explanation, array) -> list[str]:
+    """The lines of one gradient in the table."""
+    lines = explanation.text(WIDTH).partition("Every gradient, measured\n")[2].splitlines()
+    first = next(i for i, line in enumerate(lines) if line.split()[:1] == [f"d{array.name}"])
+    return lines[first + 1:first + 1 + len(array.shown)]
+
+
 def test_a_gradient_that_is_wrong_by_its_forward_alone_is_said_with_its_numbers():
     with mutants.apply("b-mean"):  # no line of FeedForward's docstring gives the bias's gradient
         explanation = explain("feed-forward")
     assert not explanation.ok and explanation.verdicts == []
+    assert all(line.endswith(" !") == entry.wrong for array in explanation.measured
+               for line, entry in zip(table_of(explanation, array), array.shown, strict=True))
     assert any(re.match(r"dup\.bias\[\d\] is \S+ by backward, and \S+ by complex step", fault) for fault in explanation.faults)
 
 
@@ -423,6 +432,12 @@ def test_in_float32_numbers_are_float32_and_the_distances_show_it():
     assert all(one.value.dtype == np.float32 for one in explanation.shown() if isinstance(one.value, np.ndarray))
     assert 1e-9 < max(array.farthest.apart for array in explanation.measured) < 1e-5
     assert "measured in float64" in explanation.verdicts[-1]
+
+
+def test_the_page_of_a_layer_made_of_layers_names_theirs():
+    assert page("block").verdicts[-1] == "Its parts have pages of their own: layernorm, self-attention, feed-forward."
+    assert not any("parts" in sentence for sentence in page("linear").verdicts)
+    assert page("attention").verdicts[-1].endswith(": softmax.")  # its dropout drops nothing here
 
 
 def test_heads_are_two_where_the_channels_split_into_them():

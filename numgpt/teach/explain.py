@@ -15,6 +15,7 @@ from difflib import get_close_matches
 
 import numpy as np
 
+from numgpt.layers import Layer
 from numgpt.teach import adam
 from numgpt.teach.derivation import Broken, Derivation, Part, Statement, run, scope, subject, undone
 from numgpt.teach.examples import EXAMPLES, PRIMES, Example, Sizes, make
@@ -54,10 +55,9 @@ def explain(name: str, *, seed: int = 0, shape: tuple[int, int, int] | None = No
     gradients = worked.gradients()
     wrong = [f"d{n} has the shape {g.shape}; its array has {x.shape}" for n, x in differentiated(example).items()
              if (g := gradients[n]).shape != x.shape]
-    measured = [] if wrong else measure(example, worked.dy, gradients)
-    limit = tolerance(gradients, dtype)
+    measured = [] if wrong else measure(example, worked.dy, gradients, tolerance(gradients, dtype))
     faults += wrong + [f"d{m.name}{list(m.farthest.index)} is {m.farthest.backward:.6g} by backward, and {m.farthest.exact:.6g} by complex step"
-                       for m in measured if not m.farthest.apart <= limit]
+                       for m in measured if m.farthest.wrong]
     verdicts = _verdicts(worked, measured, dtype) if not faults else []
     return Explanation(name, derivation.title, derivation.text, _said(shapes, sizes, seed, dtype, example),
                        worked.chapters(shapes), measured, verdicts, faults)
@@ -249,4 +249,13 @@ def _verdicts(worked: _Worked, measured: list[Measured], dtype) -> list[str]:
         found.append(f"{count} gradient{'s' * (count != 1)} measured, {near}."
                      + (f" A finite difference takes two nearly equal numbers from each other, and is off by up to {off:.0e} here." if off else "")
                      + (" Both are measured in float64." if np.dtype(dtype) != np.float64 else ""))
+    if parts := _parts(worked.layer):
+        found.append(f"Its parts have pages of their own: {', '.join(parts)}.")
     return found
+
+
+def _parts(layer) -> list[str]:
+    """The names of what it is made of, but for dropout that drops nothing."""
+    known = {kind: name for name, (kind, _, _) in EXAMPLES.items()}
+    inside = [item for item in vars(layer).values() if isinstance(item, Layer) and getattr(item, "p", 1)]
+    return list(dict.fromkeys(known[type(item)] for item in inside if type(item) in known))

@@ -1,6 +1,7 @@
 """Every gradient of an example beside what its forward pass says: a finite difference and a complex step."""
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,10 +23,15 @@ class Entry:
     backward: float
     difference: float
     exact: float  # the complex step
+    limit: float = math.inf
 
     @property
     def apart(self) -> float:
         return abs(self.backward - self.exact)
+
+    @property
+    def wrong(self) -> bool:
+        return not self.apart <= self.limit
 
 
 @dataclass
@@ -45,12 +51,15 @@ def differentiated(example: Example) -> dict[str, np.ndarray]:
     return inputs | {name: param.value for name, param in example.layer.named_params()}
 
 
-def measure(example: Example, dy, gradients: dict[str, np.ndarray]) -> list[Measured]:
-    """gradients by the names of what is differentiated. Measured in float64, whatever the example is in."""
+def measure(example: Example, dy, gradients: dict[str, np.ndarray], limit: float) -> list[Measured]:
+    """gradients by the names of what is differentiated. Measured in float64, whatever the example is in.
+
+    limit: how far from the complex step is wrong.
+    """
     values = {name: np.array(x, np.float64) for name, x in differentiated(example).items()}
     cotangent = np.ravel(np.asarray(dy, np.float64))[None]
     numeric = Numeric(_outputs(example), values, cotangent, seed=0)
-    return [_measured(numeric, name, gradients[name]) for name in values if gradients[name].size]
+    return [_measured(numeric, name, gradients[name], limit) for name in values if gradients[name].size]
 
 
 def _outputs(example: Example) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
@@ -73,7 +82,7 @@ def tolerance(gradients: dict[str, np.ndarray], dtype) -> float:
     return ROUNDINGS * float(np.finfo(dtype).eps) * max(1.0, largest)
 
 
-def _measured(numeric: Numeric, name: str, gradient: np.ndarray) -> Measured:
+def _measured(numeric: Numeric, name: str, gradient: np.ndarray, limit: float) -> Measured:
     order = np.argsort(-np.abs(gradient), axis=None, kind="stable")[:MEASURED].tolist()
     exact = {i: _complex_step(numeric, name, i) for i in order}
     flat = gradient.reshape(-1)
@@ -82,7 +91,7 @@ def _measured(numeric: Numeric, name: str, gradient: np.ndarray) -> Measured:
 
     def entry(i: int) -> Entry:
         difference = float(numeric.central(name, Element(i)).value[0])
-        return Entry(tuple(int(k) for k in np.unravel_index(i, gradient.shape)), float(flat[i]), difference, exact[i])
+        return Entry(tuple(int(k) for k in np.unravel_index(i, gradient.shape)), float(flat[i]), difference, exact[i], limit)
 
     return Measured(name, gradient.shape, [entry(i) for i in largest], len(order), entry(farthest))
 

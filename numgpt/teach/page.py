@@ -177,7 +177,7 @@ def _table(measured: list[Measured], width: int, ink: Ink) -> list[str]:
     entries = [entry for array in measured for entry in array.shown]
     margin = max(len(_index(entry.index)) for entry in entries) + 4
     numbers = [(e.backward, e.difference, e.exact) for e in entries]
-    room = (width - margin - 9) // 3 - 2
+    room = (width - margin - 11) // 3 - 2
     decimals = min(DIGITS, room - max(len(f"{x:.0f}") for row in numbers for x in row) - 1)
     words = [[plain(x, decimals) if decimals > 2 else f"{x:.{max(room - 7, 1)}g}" for x in row] for row in numbers]
     heads = ["backward", "difference", "complex step"] if room >= 12 else ["backward", "differ.", "complex"]
@@ -189,7 +189,7 @@ def _table(measured: list[Measured], width: int, ink: Ink) -> list[str]:
         page.append(f"  {ink.strong('d' + array.name)}{ink.faint(more)}")
         page += [f"    {_index(entry.index):{margin - 4}}" + "".join(
             f"  {paint(f'{word:>{cell}}')}" for word, paint in zip(next(rows), (ink.gradient, ink.value, ink.value)))
-            + f"  {f'{entry.apart:.0e}' if entry.apart else '0':>7}" for entry in array.shown]
+            + f"  {f'{entry.apart:.0e}' if entry.apart else '0':>7}" + (ink.bad(" !") if entry.wrong else "") for entry in array.shown]
     return page
 
 
