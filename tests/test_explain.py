@@ -15,9 +15,10 @@ from numgpt.layers.param import Layer, Param
 from numgpt.teach import adam
 from numgpt.teach.derivation import Derivation, execute, scope
 from numgpt.teach.examples import EXAMPLES, Sizes, make
-from numgpt.teach.explain import _shapes, explain, find, names
+from numgpt.teach.explain import explain, find, names
 from numgpt.teach.figures import lines
 from numgpt.teach.terminal import Ink
+from numgpt.teach.worked import shapes_of
 from numgpt.training.optim import AdamW
 from numgpt.verify import mutants
 
@@ -335,7 +336,7 @@ def test_a_mistake_that_shows_at_other_sizes_alone_is_found_too(monkeypatch):
         return forward(self, x.reshape(-1, 3).reshape(x.shape))
 
     monkeypatch.setattr(L.LayerNorm, "forward", of_three)
-    monkeypatch.setattr("numgpt.teach.explain._shapes", _shapes.__wrapped__)
+    monkeypatch.setattr("numgpt.teach.explain.shapes_of", shapes_of.__wrapped__)
     assert explain("layernorm").faults == ["at sizes that are all different, LayerNorm cannot be run: ValueError: "
                                            "cannot reshape array of size 455 into shape (3)"]
 

@@ -1,13 +1,14 @@
 """An explanation and how it is laid out: a derivation, the same with numbers, and its gradients measured."""
 
 import html
+import math
 import re
-import textwrap
 from dataclasses import dataclass, field
 
 from numgpt.teach import terminal
 from numgpt.teach.figures import lines, plain
 from numgpt.teach.measured import Measured
+from numgpt.teach.paragraphs import docstring, fill
 from numgpt.teach.terminal import Ink
 
 LABEL = 22  # the widest column of names and shapes
@@ -70,13 +71,14 @@ class Explanation:
 
     def _repr_html_(self) -> str:
         text = html.escape(self.text(width=100, ink=Ink(True)), quote=False)
-        styled = re.sub("\x1b\\[([0-9]+)m(.*?)\x1b\\[0m", lambda m: f'<span style="{COLOURS[m[1]]}">{m[2]}</span>', text, flags=re.S)
+        styled = re.sub("\x1b\\[([0-9]+)m(.*?)\x1b\\[0m", lambda found: f'<span style="{COLOURS[found[1]]}">{found[2]}</span>', text)
         return f'<pre style="line-height:1.3">{styled}</pre>'
 
     def text(self, width: int | None = None, ink: Ink = Ink(False)) -> str:
         width = max(terminal.width() if width is None else width, 40)
         label = min(LABEL, max((len(one.label) for one in self.shown()), default=0))
-        page = [ink.strong(self.title), *_docstring(self.docstring, width), "", ink.strong("With numbers"), *_fill(self.example, width, "  ")]
+        page = [ink.strong(self.title), *docstring(self.docstring, width)]
+        page += ["", ink.strong("With numbers"), *fill(self.example, width, "  ")]
         for chapter in self.chapters:
             page += ["", f"  {ink.strong(chapter.title)}"]
             page += [line for one in chapter.opening for line in _rows(one, label, width, ink)]
@@ -87,8 +89,8 @@ class Explanation:
                 page += ["", *(ink.faint(line) for line in _prose(chapter.closing, width))]
         if self.measured:
             page += ["", ink.strong("Every gradient, measured"), *_table(self.measured, width, ink)]
-        page += ["", *(line for verdict in self.verdicts for line in _fill(verdict, width))]
-        page += [ink.bad(line) for fault in self.faults for line in _fill(f"WRONG: {fault}", width)]
+        page += ["", *(line for verdict in self.verdicts for line in fill(verdict, width))]
+        page += [ink.bad(line) for fault in self.faults for line in fill(f"WRONG: {fault}", width)]
         return "\n".join(page)
 
     def shown(self) -> list[Shown]:
@@ -97,66 +99,16 @@ class Explanation:
                 for one in (*chapter.opening, *(shown for step in chapter.steps for shown in step.shown))]
 
 
-def _docstring(text: str, width: int) -> list[str]:
-    """As it stands, but for lines that are too long: those of a sentence are filled anew, others go on below themselves."""
-    found = []
-    for group in _sentences(text):
-        if all(len(line) <= width for line in group):
-            found += group
-        elif "-- " in group[0]:
-            before, words = group[0].partition("-- ")[0], " ".join(line.partition("-- ")[2] for line in group)
-            found += _fill(words, width, before + "-- ", " " * (len(before) + 3))
-        else:
-            found += _fill(" ".join([group[0], *map(str.strip, group[1:])]), width, "", " " * _margin(group[0], width))
-    return found
-
-
-def _sentences(text: str) -> list[list[str]]:
-    """The lines in groups: code by itself, prose as far as it goes on from line to line."""
-    groups, head, code = [], "", False
-    for line in text.splitlines():
-        title = re.match("(Forward|Backward|Saved) ", line)
-        head = title[1] if title else head if line else "closing" if head else ""
-        comment, below = "-- " in line, bool(groups and groups[-1][0])
-        code = head in ("Forward", "Backward") and not comment
-        goes_on = below and not title and not code and comment == ("-- " in groups[-1][0]) and bool(line)
-        if not head:  # sentences about shapes: one that begins anew names an array with its shape
-            goes_on &= not re.match(r"\S+:? .{0,20}\(|.* = ", line)
-        previous = groups[-1] if groups else [""]
-        if goes_on and (head in ("Saved", "closing", "") or "-- " in previous[0]):
-            previous.append(line)
-        else:
-            groups.append([line])
-    return groups
-
-
-def _margin(line: str, width: int) -> int:
-    """Where a line that is too long goes on: below what stands to the right, or its own beginning and a little."""
-    right = re.search(r"\S {3,}(?=\S)", line[10:])
-    if right:
-        return right.end() + 10 if right.end() + 10 < width - 20 else 8
-    margin = re.match("(?:(?:Forward|Backward|Saved) +| +)?", line).end()
-    return min(margin + 4 * (0 < margin and not line.startswith("Saved")), width // 2)
-
-
-def _fill(text: str, width: int, first: str = "", later: str | None = None) -> list[str]:
-    """Lines no longer than the width; spaces inside stay as they are where nothing must be broken."""
-    if len(first + text) <= width:
-        return [first + text]
-    return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=first if later is None else later,
-                         break_on_hyphens=False, drop_whitespace=True)
-
-
 def _step(step: Step, label: int, width: int, ink: Ink) -> list[str]:
     page = [ink.faint(line) for line in _prose(step.prose, width)]
-    page += [ink.strong(line) for code in step.code.splitlines() for line in _fill(code, width, "    ", "        ")]
+    page += [ink.strong(line) for code in step.code.splitlines() for line in fill(code, width, "    ", "        ")]
     page += [ink.faint(line) for i, code in enumerate(step.undoes)
-             for line in _fill(" ".join(code.split()), width, "      undoes  " if i == 0 else " " * 14, " " * 18)]
+             for line in fill(" ".join(code.split()), width, "      undoes  " if i == 0 else " " * 14, " " * 18)]
     return page + [line for one in step.shown for line in _rows(one, label, width, ink)]
 
 
 def _prose(prose: tuple[str, ...], width: int) -> list[str]:
-    return _fill("-- " + " ".join(prose), width, "    ", "       ") if prose else []
+    return fill("-- " + " ".join(prose), width, "    ", "       ") if prose else []
 
 
 def _rows(one: Shown, label: int, width: int, ink: Ink) -> list[str]:
@@ -185,11 +137,13 @@ def _table(measured: list[Measured], width: int, ink: Ink) -> list[str]:
     page = [ink.faint(" " * margin + "".join(f"  {head:>{cell}}" for head in heads) + "    apart")]
     rows = iter(words)
     for array in measured:
-        more = f"  the largest {len(array.shown)} of {_product(array.shape)}" if _product(array.shape) > len(array.shown) else ""
+        size = math.prod(array.shape)
+        more = f"  the largest {len(array.shown)} of {size}" if size > len(array.shown) else ""
         page.append(f"  {ink.strong('d' + array.name)}{ink.faint(more)}")
-        page += [f"    {_index(entry.index):{margin - 4}}" + "".join(
-            f"  {paint(f'{word:>{cell}}')}" for word, paint in zip(next(rows), (ink.gradient, ink.value, ink.value)))
-            + f"  {f'{entry.apart:.0e}' if entry.apart else '0':>7}" + (ink.bad(" !") if entry.wrong else "") for entry in array.shown]
+        for entry in array.shown:
+            cells = zip(next(rows), (ink.gradient, ink.value, ink.value))
+            page.append(f"    {_index(entry.index):{margin - 4}}" + "".join(f"  {paint(f'{word:>{cell}}')}" for word, paint in cells)
+                        + f"  {_size(entry.apart):>7}" + (ink.bad(" !") if entry.wrong else ""))
     return page
 
 
@@ -197,8 +151,5 @@ def _index(index: tuple[int, ...]) -> str:
     return "[" + ", ".join(map(str, index)) + "]"
 
 
-def _product(shape: tuple[int, ...]) -> int:
-    n = 1
-    for size in shape:
-        n *= size
-    return n
+def _size(x: float) -> str:
+    return f"{x:.0e}" if x else "0"
