@@ -176,7 +176,8 @@ def test_each_line_gives_what_it_assigns_and_keeps_the_prose_above_it():
     (L.LayerNorm, {"dy"}, "dgain", ["y"]), (L.LayerNorm, {"dy"}, "dxhat", ["y"]),
     (L.LayerNorm, {"dy", "dxhat"}, "dx", ["mean", "rstd", "xhat"]), (L.GELUTanh, {"dy"}, "dx", ["u", "t", "y"]),
     (L.CausalAttention, {"dy"}, "dv", ["y"]), (L.CausalAttention, {"dy", "dp"}, "dscores", ["p"]),
-    (L.CausalAttention, {"dy", "dp", "dscores"}, "dk", ["scores"]), (L.SoftmaxCrossEntropy, {"dloss"}, "dlogits", ["p", "loss"]),
+    (L.CausalAttention, {"dy", "dp", "dscores"}, "dk", ["scores"]),
+    (L.SoftmaxCrossEntropy, {"dloss"}, "dlogits", ["p", "loss"]),
     (L.PreNormBlock, {"dy", "dn"}, "dx", ["n"]), (L.FeedForward, {"dy"}, "a", []), (L.Embedding, {"dy"}, "onehot", []),
     (L.LearnedPositions, {"dy"}, "dx", ["y"])])
 def test_a_line_of_backward_undoes_those_between_its_name_and_the_gradients_that_are_known(layer, known, line, lines):

@@ -1,7 +1,6 @@
 """numgpt explain: a derivation, and the same with numbers."""
 
 import argparse
-import textwrap
 from collections.abc import Callable
 
 import numpy as np
@@ -9,6 +8,7 @@ import numpy as np
 from numgpt.teach import terminal
 from numgpt.teach.derivation import Broken
 from numgpt.teach.explain import explain, find, names
+from numgpt.teach.paragraphs import fill
 
 EXAMPLES = """examples:
   numgpt explain                                   the names, with a sentence each
@@ -26,15 +26,18 @@ PAGES: dict[str, tuple[str, Callable]] = {}
 def register(commands) -> None:
     parser = commands.add_parser(
         "explain", help="a layer's derivation, and the same with numbers",
-        description="Print the derivation of a layer's backward as its docstring has it, then the same with numbers: each line run on a\n"
-                    "tiny example, each line of backward beside the line that it undoes, and every gradient beside a finite difference\n"
-                    "and a complex step. All numbers come from running the layer; exit status 1 if anything in it disagrees. Without a\n"
-                    "name, print the names.",
+        description="Print the derivation of a layer's backward as its docstring has it, then the same with numbers:\n"
+                    "each line run on a tiny example, each line of backward beside the line that it undoes, and every\n"
+                    "gradient beside a finite difference and a complex step. All numbers come from running the layer;\n"
+                    "exit status 1 if anything in it disagrees. Without a name, print the names.",
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("layer", nargs="?", metavar="LAYER", help="a layer, or block, adamw, softmax-cross-entropy, weight-tying (default: list all)")
+    parser.add_argument("layer", nargs="?", metavar="LAYER",
+                        help="a layer, or block, adamw, softmax-cross-entropy, weight-tying (default: list all)")
     parser.add_argument("--seed", type=_seed, default=0, help="of the example's numbers (default: 0)")
-    parser.add_argument("--shape", type=_shape, metavar="B,T,C", help="sequences, tokens and channels (default: 1,2,3, or 2,2,3 where the batch matters)")
-    parser.add_argument("--float32", action="store_true", help="run the example in single precision; derivatives are measured in double")
+    parser.add_argument("--shape", type=_shape, metavar="B,T,C",
+                        help="sequences, tokens and channels (default: 1,2,3, or 2,2,3 where the batch matters)")
+    parser.add_argument("--float32", action="store_true",
+                        help="run the example in single precision; derivatives are measured in double")
     parser.set_defaults(run=run, error=parser.error)
 
 
@@ -49,7 +52,8 @@ def run(arguments) -> int:
         return 0
     try:
         name = find(arguments.layer, also=PAGES)
-        explanation = explain(name, seed=arguments.seed, shape=arguments.shape, dtype=np.float32 if arguments.float32 else np.float64)
+        dtype = np.float32 if arguments.float32 else np.float64
+        explanation = explain(name, seed=arguments.seed, shape=arguments.shape, dtype=dtype)
     except Broken as error:
         print(f"WRONG: {error}")
         return 1
@@ -62,8 +66,8 @@ def run(arguments) -> int:
 def _list(width: int) -> str:
     sentences = names() | {name: sentence for name, (sentence, _) in PAGES.items()}
     margin = max(map(len, sentences)) + 2
-    return "\n".join(textwrap.fill(sentence, max(width, margin + 20), initial_indent=f"{name:{margin}}", subsequent_indent=" " * margin)
-                     for name, sentence in sentences.items())
+    return "\n".join(line for name, sentence in sentences.items()
+                     for line in fill(sentence, max(width, margin + 20), f"{name:{margin}}", " " * margin))
 
 
 def _seed(text: str) -> int:

@@ -46,7 +46,8 @@ def explain(sizes: Sizes, seed: int, dtype) -> Explanation:
     draw = Draw(seed, dtype)
     w, shape = draw.rows(sizes.T, sizes.C), "(T, C)"
     model = Weight(w)
-    optimizer = AdamW(model, betas=(SETTINGS["b1"], SETTINGS["b2"]), eps=SETTINGS["eps"], weight_decay=SETTINGS["weight_decay"])
+    b1, b2, eps, weight_decay = SETTINGS.values()
+    optimizer = AdamW(model, betas=(b1, b2), eps=eps, weight_decay=weight_decay)
     names = {**SETTINGS, "lr": LR, "sqrt": np.sqrt, "w": w, "m": np.zeros_like(w), "v": np.zeros_like(w)}
     chapters = [Chapter("Given", [Shown(name, shape if np.ndim(names[name]) else "", names[name])
                                   for name in ("w", "lr", *SETTINGS, "m", "v")])]
@@ -61,17 +62,20 @@ def explain(sizes: Sizes, seed: int, dtype) -> Explanation:
         own = {name: value.reshape(w.shape).copy() for name, value in own.items()}
         for name, value in own.items():
             apart[name] = max(apart.get(name, 0.0), float(np.abs(value - names[name]).max()))
-        steps.append(Step("optimizer.step(lr)", ("AdamW itself, in place",), (), [Shown(name, shape, own[name], "beside") for name in own]))
+        beside = [Shown(name, shape, value, "beside") for name, value in own.items()]
+        steps.append(Step("optimizer.step(lr)", ("AdamW itself, in place",), (), beside))
         chapters.append(Chapter(f"Step {t}", [Shown("t", "", t), Shown("g", shape, names["g"], "gradient")], steps))
     limit = 100 * float(np.finfo(dtype).eps) * max(1.0, float(np.abs(w).max()))
     faults = [f"the docstring's equations give another {name} than AdamW does: they are {far:.2g} apart"
               for name, far in apart.items() if not far <= limit]
-    verdicts = [f"The equations gave what the optimizer gave, m, v and w, after each of {STEPS} steps: no further apart than "
-                f"{max(apart.values()):.0e}.",
-                "In the first step mhat is g and vhat is g * g: whatever the size of a gradient, w moves by lr. A gain or a bias would move "
-                "the same way but for the line with weight_decay."]
-    return Explanation("adamw", "AdamW", _docstring(), f"T = {sizes.T}, C = {sizes.C}; seed {seed}, {np.dtype(dtype)}; a matrix of a model, "
-                       "and gradients as backward might leave them", chapters, [], verdicts if not faults else [], faults)
+    farthest = max(apart.values())
+    verdicts = [f"The equations gave what the optimizer gave, m, v and w, after each of {STEPS} steps: "
+                + (f"no further apart than {farthest:.0e}." if farthest else "to the bit."),
+                "In the first step mhat is g and vhat is g * g: whatever the size of a gradient, w moves by lr, and "
+                "shrinks. A gain or a bias would move the same way, but does not shrink."]
+    example = (f"T = {sizes.T}, C = {sizes.C}; seed {seed}, {np.dtype(dtype)}; a matrix of a model, and gradients as "
+               "backward might leave them")
+    return Explanation("adamw", "AdamW", _docstring(), example, chapters, [], verdicts if not faults else [], faults)
 
 
 def _docstring() -> str:

@@ -64,7 +64,8 @@ class Statement:
     @property
     def calls(self) -> list[str]:
         """Names that it calls, as in norm1(x)."""
-        return [node.func.id for node in ast.walk(self.tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+        calls = [node.func for node in ast.walk(self.tree) if isinstance(node, ast.Call)]
+        return [called.id for called in calls if isinstance(called, ast.Name)]
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,8 @@ def run(statements: Iterable[Statement], names: dict) -> Iterator[tuple[Statemen
         try:
             exec(compile(statement.code, "<derivation>", "exec"), names)
         except Exception as error:
-            raise Broken(f"the line {' '.join(statement.code.split())} cannot be run: {type(error).__name__}: {error}") from error
+            line = " ".join(statement.code.split())
+            raise Broken(f"the line {line} cannot be run: {type(error).__name__}: {error}") from error
         yield statement, {name: _copy(names[name]) for name in statement.names}
 
 

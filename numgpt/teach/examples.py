@@ -11,7 +11,7 @@ from numgpt import layers as L
 from numgpt.layers.inputs import IGNORE
 from numgpt.teach.tying import WeightTying
 
-MOST = 4096  # numbers in one input: more are not to be read
+MOST, LONGEST = 4096, 64  # numbers in one input, and on one of its axes: more are not to be read
 INPUTS = np.array([-2, -1.5, -1, -0.5, 0.5, 1, 1.5, 2])
 WEIGHTS = np.array([-2, -1, 1, 2, 3])
 SMALL = np.array([-1, -0.5, 0.5, 1])  # of layers in layers, whose products would grow
@@ -38,9 +38,9 @@ class Sizes:
         for name, n in (("B", B), ("T", T), ("C", C)):
             if n < 1:
                 raise ValueError(f"a shape B,T,C has a size of at least 1 on each axis; got {name} = {n}")
-        if B * T * C > MOST:
-            raise ValueError(f"an example is there to be read: choose a shape of at most {MOST} numbers; "
-                             f"{B} x {T} x {C} are {B * T * C}")
+        if max(T, C) > LONGEST or B * T * C > MOST:
+            raise ValueError(f"an example is there to be read: choose at most {LONGEST} tokens, {LONGEST} channels, and {MOST} "
+                             f"numbers in all; got {B} x {T} x {C}")
         H = 2 if C % 2 == 0 and C > 2 else 1
         return cls(B, T, C, H, C // H, C + 1, 4, T + 1)
 
@@ -119,7 +119,8 @@ def _dropout(draw: Draw, s: Sizes) -> Example:
 
 def _attention(draw: Draw, s: Sizes) -> Example:
     layer = L.CausalAttention(scale=1 / math.sqrt(s.D))
-    return Example(layer, {name: draw.rows(s.B, s.H, s.T, s.D) for name in "qkv"}, note="S = T: every position has its own query")
+    inputs = {name: draw.rows(s.B, s.H, s.T, s.D) for name in "qkv"}
+    return Example(layer, inputs, note="S = T: every position has its own query")
 
 
 def _heads(s: Sizes) -> dict:
@@ -143,7 +144,8 @@ def _softmax_cross_entropy(draw: Draw, s: Sizes) -> Example:
 def _head_loss(draw: Draw, s: Sizes) -> Example:
     targets = draw.rng.integers(0, s.V, s.B * s.T)
     layer = draw.params(L.HeadLoss(s.C, s.V, bias=True, dtype=draw.dtype), SMALL)
-    more = {"onehot": targets[:, None] == np.arange(s.V), "count": targets.size, "softmax_cross_entropy": L.SoftmaxCrossEntropy()}
+    more = {"onehot": targets[:, None] == np.arange(s.V), "count": targets.size,
+            "softmax_cross_entropy": L.SoftmaxCrossEntropy()}
     return Example(layer, {"x": draw.rows(s.B * s.T, s.C), "targets": targets}, names=more, letters=(("N", "B*T"),),
                    note="N = B T: the rows of all sequences, one below the other")
 
@@ -170,7 +172,8 @@ EXAMPLES: dict[str, tuple[type, Callable, int]] = {
     "dropout": (L.Dropout, _dropout, 1),
     "softmax": (L.Softmax, _one(lambda s, d: L.Softmax(), letters=(("S", "C"),)), 1),
     "attention": (L.CausalAttention, _attention, 1),
-    "self-attention": (L.SelfAttention, _one(lambda s, d: L.SelfAttention(s.C, s.H, head_size=s.D, dtype=d), SMALLER, _heads), 1),
+    "self-attention": (L.SelfAttention, _one(lambda s, d: L.SelfAttention(s.C, s.H, head_size=s.D, dtype=d),
+                                             SMALLER, _heads), 1),
     "feed-forward": (L.FeedForward, _one(lambda s, d: L.FeedForward(s.C, s.F, dtype=d), SMALL), 1),
     "pre-norm-block": (L.PreNormBlock, _one(_block("pre"), SMALL), 1),
     "post-norm-block": (L.PostNormBlock, _one(_block("post"), SMALL), 1),

@@ -51,8 +51,9 @@ def explain(name: str, *, seed: int = 0, shape: tuple[int, int, int] | None = No
     wrong = [f"d{n} has the shape {g.shape}; its array has {x.shape}" for n, x in differentiated(example).items()
              if (g := gradients[n]).shape != x.shape]
     measured = [] if wrong else measure(example, worked.dy, gradients, tolerance(gradients, dtype))
-    faults += wrong + [f"d{m.name}{list(m.farthest.index)} is {m.farthest.backward:.6g} by backward, and {m.farthest.exact:.6g} by complex step"
-                       for m in measured if m.farthest.wrong]
+    farthest = [(f"d{m.name}{list(m.farthest.index)}", m.farthest) for m in measured]
+    faults += wrong + [f"{which} is {entry.backward:.6g} by backward, and {entry.exact:.6g} by complex step"
+                       for which, entry in farthest if entry.wrong]
     verdicts = _verdicts(worked, measured, dtype) if not faults else []
     return Explanation(name, derivation.title, derivation.text, _said(shapes, sizes, seed, dtype, example),
                        worked.chapters(shapes), measured, verdicts, faults)
@@ -66,7 +67,8 @@ def find(name: str, also: Iterable[str] = ()) -> str:
     if _bare(name) not in known:
         meant = {**known, **{_bare(one): one for one in also}}
         near = dict.fromkeys(meant[one] for one in get_close_matches(_bare(name), meant))
-        raise ValueError(f"there is no explanation of {name!r}: " + (f"{' or '.join(near)}?" if near else "numgpt explain lists all names"))
+        hint = f"{' or '.join(near)}?" if near else "numgpt explain lists all names"
+        raise ValueError(f"there is no explanation of {name!r}: {hint}")
     return known[_bare(name)]
 
 
@@ -91,9 +93,13 @@ def _verdicts(worked: Worked, measured: list[Measured], dtype) -> list[str]:
         count, apart = sum(m.count for m in measured), max(m.farthest.apart for m in measured)
         off = max(abs(entry.difference - entry.exact) for m in measured for entry in m.shown)
         near = f"no further from a complex step than {apart:.0e}" if apart else "and each is its complex step to the bit"
-        found.append(f"{count} gradient{'s' * (count != 1)} measured, {near}."
-                     + (f" A finite difference takes two nearly equal numbers from each other, and is off by up to {off:.0e} here." if off else "")
-                     + (" Both are measured in float64." if np.dtype(dtype) != np.float64 else ""))
+        text = f"{count} gradient{'s' * (count != 1)} measured, {near}."
+        if off:
+            text += (" A finite difference takes two nearly equal numbers from each other, and is off by up to "
+                     f"{off:.0e} here.")
+        if np.dtype(dtype) != np.float64:
+            text += " Both are measured in float64."
+        found.append(text)
     if parts := _parts(worked.layer):
         found.append(f"Its parts have pages of their own: {', '.join(parts)}.")
     return found

@@ -71,7 +71,8 @@ class Explanation:
 
     def _repr_html_(self) -> str:
         text = html.escape(self.text(width=100, ink=Ink(True)), quote=False)
-        styled = re.sub("\x1b\\[([0-9]+)m(.*?)\x1b\\[0m", lambda found: f'<span style="{COLOURS[found[1]]}">{found[2]}</span>', text)
+        styled = re.sub("\x1b\\[([0-9]+)m(.*?)\x1b\\[0m",
+                        lambda found: f'<span style="{COLOURS[found[1]]}">{found[2]}</span>', text)
         return f'<pre style="line-height:1.3">{styled}</pre>'
 
     def text(self, width: int | None = None, ink: Ink = Ink(False)) -> str:
@@ -142,8 +143,8 @@ def _table(measured: list[Measured], width: int, ink: Ink) -> list[str]:
         page.append(f"  {ink.strong('d' + array.name)}{ink.faint(more)}")
         for entry in array.shown:
             cells = zip(next(rows), (ink.gradient, ink.value, ink.value))
-            page.append(f"    {_index(entry.index):{margin - 4}}" + "".join(f"  {paint(f'{word:>{cell}}')}" for word, paint in cells)
-                        + f"  {_size(entry.apart):>7}" + (ink.bad(" !") if entry.wrong else ""))
+            line = "".join(f"  {paint(f'{word:>{cell}}')}" for word, paint in cells)
+            page.append(f"    {_index(entry.index):{margin - 4}}{line}  {_size(entry.apart):>7}" + (ink.bad(" !") if entry.wrong else ""))
     return page
 
 

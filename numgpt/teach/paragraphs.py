@@ -3,7 +3,7 @@
 import re
 import textwrap
 
-BEGINS = r"\S+:? .{0,20}\(|.* = "  # a line about shapes that goes on from none: it names an array with its shape, or is an equation
+BEGINS = r"\S+:? .{0,20}\(|.* = "  # a line about shapes that goes on from none: it names an array with its own, or equates
 
 
 def docstring(text: str, width: int) -> list[str]:
@@ -21,7 +21,7 @@ def docstring(text: str, width: int) -> list[str]:
 
 
 def fill(text: str, width: int, first: str = "", later: str | None = None) -> list[str]:
-    """Lines no longer than the width, the first after one indent, the others after another; a text that fits stays as it is."""
+    """Lines no longer than the width, the first after one indent, the others after another; what fits stays as it is."""
     if len(first + text) <= width:
         return [first + text]
     return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=first if later is None else later,

@@ -49,7 +49,8 @@ class Worked:
         """Sentences about what the docstring's lines and the layer do not agree in."""
         output = self.derivation.output
         pairs = {output: (self.names.get(output), self.y)}
-        pairs |= {f"d{name}": (self.names.get(f"d{name}"), d) for name, d in zip(self.example.inputs, self.returned) if d is not None}
+        inputs = {f"d{name}": d for name, d in zip(self.example.inputs, self.returned) if d is not None}
+        pairs |= {name: (self.names.get(name), d) for name, d in inputs.items()}
         called = {part for line in self.derivation.backward for part in line.parts}
         for name, grad in self.grads.items():
             if f"d{name}" in self.names:
@@ -58,8 +59,9 @@ class Worked:
                 pairs[f"d{name}"] = self.parts[name], grad
         limit = tolerance(self.gradients() | {"y": np.asarray(self.y)}, np.asarray(self.y).dtype)
         self.drift = {name: _apart(*pair) for name, pair in pairs.items()}
-        return [f"the docstring's lines give another {name} than {self.derivation.title} does" + (
-                    f": they are {apart:.2g} apart" if np.isfinite(apart) else "") for name, apart in self.drift.items() if not apart <= limit]
+        return [f"the docstring's lines give another {name} than {self.derivation.title} does"
+                + (f": they are {apart:.2g} apart" if np.isfinite(apart) else "")
+                for name, apart in self.drift.items() if not apart <= limit]
 
     def chapters(self, shapes: dict) -> list[Chapter]:
         """The pages of it; shapes are the same arrays' in letters."""
@@ -91,11 +93,13 @@ class Worked:
                 parts = {}
                 for text, (part, item) in zip(calls, self.log):
                     parts |= dict(zip(_inputs(self.names, part), item)) if isinstance(item, tuple) else {text: item}
-                found.append((line, {text: value for text, value in parts.items() if not _among(value, made.values())} | made))
+                more = {text: value for text, value in parts.items() if not _among(value, made.values())}
+                found.append((line, more | made))
         return found
 
     def _shown(self, made: dict, shapes: dict, where: tuple, kind: str) -> list[Shown]:
-        return [Shown(name, shapes.get((*where, name), ""), value, kind) for name, value in made.items() if _is_numbers(value)]
+        return [Shown(name, shapes.get((*where, name), ""), value, kind)
+                for name, value in made.items() if _is_numbers(value)]
 
 
 def given_names(example: Example) -> dict[str, object]:
@@ -163,4 +167,5 @@ def shapes_of(name: str, docstring: str) -> dict:
     for where, found in (("forward", worked.forward), ("backward", worked.backward)):
         arrays |= {(where, i, one): value for i, (_, made) in enumerate(found) for one, value in made.items()}
     arrays |= {("name", one): value for one, value in worked.names.items()}
-    return {where: letters(value.shape, known) for where, value in arrays.items() if isinstance(value, np.ndarray) and value.ndim}
+    return {where: letters(value.shape, known) for where, value in arrays.items()
+            if isinstance(value, np.ndarray) and value.ndim}
