@@ -467,7 +467,7 @@ def test_the_names_are_listed_with_a_sentence_each(capsys, monkeypatch):
     (["zzz"], "numgpt explain lists all names"),
     (["linear", "--shape", "1,2"], "a shape is three whole numbers, B,T,C, such as 1,2,3; got 1,2"),
     (["linear", "--shape", "1,0,3"], "a size of at least 1 on each axis; got T = 0"),
-    (["linear", "--shape", "9,99,999"], "choose at most 64 tokens, 64 channels, and 4096 numbers in all; got 9 x 99 x 999"),
+    (["linear", "--shape", "9,99,999"], "choose at most 32 tokens, 32 channels, and 1024 numbers in all; got 9 x 99 x 999"),
     (["linear", "--seed", "-1"], "a seed is a whole number from 0 on"), (["--float32"], "of what? name a layer")])
 def test_what_cannot_be_explained_is_refused_with_a_sentence(argv, said, capsys):
     with pytest.raises(SystemExit) as left:

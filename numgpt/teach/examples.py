@@ -11,7 +11,7 @@ from numgpt import layers as L
 from numgpt.layers.inputs import IGNORE
 from numgpt.teach.tying import WeightTying
 
-MOST, LONGEST = 4096, 64  # numbers in one input, and on one of its axes: more are not to be read
+MOST, LONGEST = 1024, 32  # numbers in one input, and on one of its axes: more are not to be read
 INPUTS = np.array([-2, -1.5, -1, -0.5, 0.5, 1, 1.5, 2])
 WEIGHTS = np.array([-2, -1, 1, 2, 3])
 SMALL = np.array([-1, -0.5, 0.5, 1])  # of layers in layers, whose products would grow
@@ -39,8 +39,8 @@ class Sizes:
             if n < 1:
                 raise ValueError(f"a shape B,T,C has a size of at least 1 on each axis; got {name} = {n}")
         if max(T, C) > LONGEST or B * T * C > MOST:
-            raise ValueError(f"an example is there to be read: choose at most {LONGEST} tokens, {LONGEST} channels, and {MOST} "
-                             f"numbers in all; got {B} x {T} x {C}")
+            raise ValueError(f"an example is there to be read: choose at most {LONGEST} tokens, {LONGEST} channels, and "
+                             f"{MOST} numbers in all; got {B} x {T} x {C}")
         H = 2 if C % 2 == 0 and C > 2 else 1
         return cls(B, T, C, H, C // H, C + 1, 4, T + 1)
 

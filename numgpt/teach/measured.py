@@ -11,7 +11,7 @@ from numgpt.gradcheck.numeric import Element, NotAnalytic, Numeric
 from numgpt.teach.examples import Example
 
 SHOWN = 6       # entries of an array that has no more; of a larger one, half as many
-MEASURED = 200  # entries of one array; of a larger one, its largest
+MEASURED = 60   # entries of one array; of a larger one, its largest
 ROUNDINGS = 1000
 
 

@@ -144,7 +144,8 @@ def _table(measured: list[Measured], width: int, ink: Ink) -> list[str]:
         for entry in array.shown:
             cells = zip(next(rows), (ink.gradient, ink.value, ink.value))
             line = "".join(f"  {paint(f'{word:>{cell}}')}" for word, paint in cells)
-            page.append(f"    {_index(entry.index):{margin - 4}}{line}  {_size(entry.apart):>7}" + (ink.bad(" !") if entry.wrong else ""))
+            index = f"    {_index(entry.index):{margin - 4}}"
+            page.append(f"{index}{line}  {_size(entry.apart):>7}" + (ink.bad(" !") if entry.wrong else ""))
     return page
 
 
