@@ -11,6 +11,7 @@ import pytest
 
 from numgpt import layers as L
 from numgpt.cli import main
+from numgpt.cli.explain import PAGES
 from numgpt.layers.param import Layer, Param
 from numgpt.teach import adam
 from numgpt.teach.derivation import Derivation, execute, scope
@@ -460,6 +461,16 @@ def test_the_names_are_listed_with_a_sentence_each(capsys, monkeypatch):
     listed = {line.split()[0]: line.partition(" ")[2].strip() for line in out.splitlines() if not line.startswith(" ")}
     assert set(listed) == set(names()) and all(listed.values())
     assert listed["embedding"] == "Look up each token's row." and max(map(len, out.splitlines())) <= 60
+
+
+def test_a_name_with_a_page_of_its_own_is_listed_printed_and_suggested(monkeypatch, capsys):
+    monkeypatch.setitem(PAGES, "gpt", ("A whole model.", lambda arguments: f"the page, seed {arguments.seed}"))
+    assert main(["explain"]) == main(["explain", "GPT", "--seed", "3"]) == 0
+    out = capsys.readouterr().out
+    assert out.endswith("the page, seed 3\n") and re.search("^gpt +A whole model.$", out, re.M)
+    with pytest.raises(SystemExit):
+        main(["explain", "gppt"])
+    assert "there is no explanation of 'gppt': gpt?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("argv, said", [

@@ -73,10 +73,8 @@ class Worked:
         for i, (line, made) in enumerate(self.backward):
             through = undone(line, d.forward, known)
             shown = self._shown(made, shapes, ("backward", i), "gradient")
-            for name in line.names:
-                whole = subject(name, d.forward)
-                if through and name.startswith("d") and isinstance(self.names.get(whole), np.ndarray):
-                    shown.append(Shown(whole, shapes.get(("name", whole), ""), self.names[whole], "beside"))
+            if through:
+                shown += [one for name in line.names for one in self._beside(name, through, shapes)]
             backward.append(Step(line.code, line.prose, tuple(one.code for one in through), shown))
             known |= set(line.names)
         coming = Shown(f"d{d.output}", shapes.get(("name", d.output), ""), self.dy, "gradient")
@@ -96,6 +94,17 @@ class Worked:
                 more = {text: value for text, value in parts.items() if not _among(value, made.values())}
                 found.append((line, more | made))
         return found
+
+    def _beside(self, name: str, through: list[Statement], shapes: dict) -> list[Shown]:
+        """The value whose gradient that is: xhat for dxhat; for dqkv, of a part, what it gave; else what was undone."""
+        whole = subject(name, self.derivation.forward)
+        if isinstance(self.names.get(whole), np.ndarray):
+            found = {whole: (("name", whole), self.names[whole])}
+        else:
+            found = {text: (("forward", i, text), value) for i, (_, made) in enumerate(self.forward)
+                     for text, value in made.items() if text.startswith(f"{whole}(")}
+            found = found or {one: (("name", one), self.names[one]) for line in through for one in line.names}
+        return [Shown(text, shapes.get(where, ""), value, "beside") for text, (where, value) in found.items()]
 
     def _shown(self, made: dict, shapes: dict, where: tuple, kind: str) -> list[Shown]:
         return [Shown(name, shapes.get((*where, name), ""), value, kind)
