@@ -12,6 +12,8 @@ import pytest
 from numgpt import layers as L
 from numgpt.cli import main
 from numgpt.cli.explain import PAGES
+from numgpt.config import GPTConfig
+from numgpt.teach.ledger import ledger
 from numgpt.layers.param import Layer, Param
 from numgpt.teach import adam
 from numgpt.teach.derivation import Derivation, execute, scope
@@ -459,18 +461,19 @@ def test_the_names_are_listed_with_a_sentence_each(capsys, monkeypatch):
     assert main(["explain"]) == 0
     out = capsys.readouterr().out
     listed = {line.split()[0]: line.partition(" ")[2].strip() for line in out.splitlines() if not line.startswith(" ")}
-    assert set(listed) == set(names()) and all(listed.values())
+    assert set(listed) == {*names(), *PAGES} and all(listed.values())
     assert listed["embedding"] == "Look up each token's row." and max(map(len, out.splitlines())) <= 60
 
 
-def test_a_name_with_a_page_of_its_own_is_listed_printed_and_suggested(monkeypatch, capsys):
-    monkeypatch.setitem(PAGES, "gpt", ("A whole model.", lambda arguments: f"the page, seed {arguments.seed}"))
-    assert main(["explain"]) == main(["explain", "GPT", "--seed", "3"]) == 0
-    out = capsys.readouterr().out
-    assert out.endswith("the page, seed 3\n") and re.search("^gpt +A whole model.$", out, re.M)
-    with pytest.raises(SystemExit):
-        main(["explain", "gppt"])
-    assert "there is no explanation of 'gppt': gpt?" in capsys.readouterr().err
+def test_gpt_is_a_page_of_its_own_listed_printed_and_suggested(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "90")
+    assert main(["explain", "GPT", "--seed", "3", "--shape", "1,3,4", "--float32"]) == 0
+    config = GPTConfig.preset("nano", n_ctx=3, n_embd=4, n_head=2)
+    assert capsys.readouterr().out == f"{ledger(config, batch=1, n_tokens=3, seed=3, dtype=np.float32)}\n"
+    for arguments, says in ((["gppt"], "there is no explanation of 'gppt': gpt?"), (["gpt", "--shape", "0,3,4"], "at least 1; got 0")):
+        with pytest.raises(SystemExit):
+            main(["explain", *arguments])
+        assert says in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("argv, said", [

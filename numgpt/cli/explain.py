@@ -15,12 +15,28 @@ EXAMPLES = """examples:
   numgpt explain layernorm
   numgpt explain block --shape 1,3,4 --seed 1      three tokens, four channels in two heads, other numbers
   numgpt explain softmax-cross-entropy --float32
-  numgpt explain attention | less
+  numgpt explain gpt | less                        a whole model's ledger
 In a notebook: from numgpt.teach.explain import explain; explain("layernorm")
 """
 
+
+def _gpt(arguments):
+    """The ledger of a model like nano, of the width that --shape says."""
+    from numgpt.config import GPTConfig
+    from numgpt.teach.ledger import ledger
+
+    B, T, C = arguments.shape or (2, 5, 12)
+    try:
+        config = GPTConfig.preset("nano", n_ctx=max(T, 1), n_embd=C, n_head=max(n for n in (1, 2, 3) if C % n == 0))
+        return ledger(config, batch=B, n_tokens=T, seed=arguments.seed, dtype=np.float32 if arguments.float32 else np.float64)
+    except ValueError as error:
+        arguments.error(str(error))
+
+
 # Names that have pages of their own: a sentence, and what makes the page from (arguments).
-PAGES: dict[str, tuple[str, Callable]] = {}
+PAGES: dict[str, tuple[str, Callable]] = {
+    "gpt": ("A whole model of two layers: each tensor's formula, size, gradient, bytes and FLOPs, which add up.", _gpt)}
+
 
 
 def register(commands) -> None:
@@ -32,7 +48,7 @@ def register(commands) -> None:
                     "exit status 1 if anything in it disagrees. Without a name, print the names.",
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("layer", nargs="?", metavar="LAYER",
-                        help="a layer, or block, adamw, softmax-cross-entropy, weight-tying (default: list all)")
+                        help="a layer, or block, gpt, adamw, softmax-cross-entropy, weight-tying (default: list all)")
     parser.add_argument("--seed", type=_seed, default=0, help="of the example's numbers (default: 0)")
     parser.add_argument("--shape", type=_shape, metavar="B,T,C",
                         help="sequences, tokens and channels (default: 1,2,3, or 2,2,3 where the batch matters)")
