@@ -1,5 +1,6 @@
 """One batch on several threads: the gradient is the whole batch's, and its bits are the settings', not the machine's."""
 
+import copy
 import gc
 import time
 import tracemalloc
@@ -8,9 +9,9 @@ import numpy as np
 import pytest
 
 from numgpt import GPT, GPTConfig
-from numgpt.layers import Linear
+from numgpt.layers import Dropout, Linear, Param
 from numgpt.threads import Pool, blas_threads
-from numgpt.training.shards import Shards
+from numgpt.training.shards import Shards, Sum
 from numgpt.verify import cases
 
 SIZES = dict(n_vocab=13, n_ctx=11, n_layer=2, n_head=3, n_embd=15, n_hidden=17)
@@ -175,6 +176,80 @@ def test_the_bits_are_the_same_whichever_shard_comes_late(slow):
         block.backward = lambda dy, saved: time.sleep(0.05) or backward(dy, saved)
         assert same(truth, [shards.backward(*batch(), key=(1, 2)), model.grads])
         assert set(shards.sum.n_added) == {3}
+
+
+def test_no_part_of_a_shard_is_added_twice_or_beside_another_s(monkeypatch):
+    """Every addition is slow, so that whoever does not wait comes in between."""
+    added, under_way, together = [], set(), []
+    add = Sum._add
+
+    def slow(self, shard, i):
+        together.append(i in under_way)
+        under_way.add(i)
+        time.sleep(0.002)
+        add(self, shard, i)
+        under_way.discard(i)
+        added.append((i, shard))
+
+    monkeypatch.setattr(Sum, "_add", slow)
+    model, truth = model_of(), of_shards(model_of(), 1)
+    with Shards(model, 3, pool=Pool(3)) as shards:
+        for _ in range(3):
+            added.clear()
+            shards.backward(*batch())
+            parts = len(shards.sum.parts[0])
+            assert sorted(added) == [(i, shard) for i in range(parts) for shard in range(3)] and not any(together)
+            assert all([shard for j, shard in added if j == i] == [0, 1, 2] for i in range(parts))
+    assert np.allclose(model.grads, truth[1], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_after_a_batch_that_failed_nothing_is_left_of_the_one_before(n):
+    model = model_of()
+    ids, targets = batch()
+    with Shards(model, n) as shards:
+        first = [shards.backward(ids, targets), model.grads.copy()]
+        with pytest.raises(ValueError, match="outside the vocabulary"):
+            shards.backward(np.full_like(ids, model.config.n_vocab), targets)
+        assert not model.grads.any()
+        assert same([shards.backward(ids, targets), model.grads], first)
+
+
+def test_between_batches_gradients_are_whoever_s_set_them():
+    model = model_of()
+    with Shards(model, 2) as shards:
+        for _ in range(2):
+            model.grads = np.arange(model.grads.size)
+            copied = copy.deepcopy(model)
+            assert all(param.grad.any() for param in model.params()) and np.array_equal(copied.grads, np.arange(model.grads.size))
+            shards.backward(*batch())
+
+
+def test_a_model_whose_gradients_could_not_be_added_whole_is_refused():
+    model = model_of()
+    model.body.dropout = Bend()
+    model.lay_out()
+    with pytest.raises(ValueError, match="parameters that none of its parts has"):
+        Shards(model, 1)
+    model = model_of()
+    model.body.blocks = [model.body.blocks[0], model.body.blocks[0]]
+    model.lay_out()
+    with pytest.raises(ValueError, match="stands at two places"):
+        Shards(model, 2)
+    with Shards(model, 1) as shards:
+        shards.backward(*batch())
+        found = model.grads.copy()
+    model.zero_grad()
+    model.backward(model.forward(*batch())[1])
+    assert np.array_equal(found, model.grads)
+
+
+class Bend(Dropout):
+    """A layer that nobody expects to have parameters."""
+
+    def __init__(self):
+        super().__init__(0.0)
+        self.gain = Param(np.ones(3))
 
 
 @pytest.mark.parametrize("pieces", [1, 2])

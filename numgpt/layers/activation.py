@@ -10,6 +10,9 @@ from numgpt.layers.inputs import floats, gradient
 from numgpt.layers.ops import normal_cdf, normal_density
 from numgpt.layers.param import Layer
 
+A = 2 * math.sqrt(2 / math.pi)
+LOWEST = -3e4  # where normal_cdf has long been 0 in every dtype; stopping there makes f(-inf) 0, not -inf * 0 = nan
+
 
 class Activation(Layer):
     """y = f(x). The slope f'(x) needs what y needs, an exp above all, so forward computes both.
@@ -32,7 +35,7 @@ class Activation(Layer):
     def backward(self, dy, saved):
         slope = saved
         if slope is None:
-            raise ValueError(f"there is no backward without the slope: call {type(self).__name__}.forward without slope=False")
+            raise ValueError("there is no backward without the slope: call forward without slope=False")
         return gradient(dy, slope.shape, type(self).__name__) * slope
 
     def fill(self, x, y, slope=None):
@@ -56,9 +59,6 @@ class GELU(Activation):
         if slope is not None:
             near = np.clip(x, -40, 40)  # the density is 0 beyond, and inf * 0 is nan
             slope[...] = cdf + near * normal_density(near)
-
-
-LOWEST = -3e4  # where normal_cdf has long been 0 in every dtype; stopping there makes f(-inf) 0, not -inf * 0 = nan
 
 
 class Gate(Activation):
@@ -99,12 +99,23 @@ class Gate(Activation):
     @functools.cache
     def _end(cls, dtype: np.dtype) -> float:
         """The x at which exp(z) is almost too large for the dtype, found by halving."""
-        limit = 0.98 * float(np.log(np.finfo(dtype).max))
-        start, end = 0.0, 2 * limit
-        for _ in range(50):
+        about = np.finfo(dtype)
+        limit = float(np.log(about.max)) * (1 - 16 * float(about.eps))  # z is a few roundings off
+        start, end = 0.0, 1.0
+        while -cls.minus_z(end) < limit:
+            start, end = end, 2 * end
+        for _ in range(60):
             middle = (start + end) / 2
             start, end = (middle, end) if -cls.minus_z(middle) < limit else (start, middle)
         return start
+
+    @staticmethod
+    def minus_z(x):
+        raise NotImplementedError("a gate says what its -z is")
+
+    @staticmethod
+    def fill_slope(x, s, xds, slope):
+        raise NotImplementedError("a gate fills its slope")
 
 
 class GELUTanh(Gate):
@@ -139,9 +150,6 @@ class GELUTanh(Gate):
         dz = A + 3 * 0.044715 * A * (x * x)
         dz *= xds
         np.add(s, dz, out=slope)
-
-
-A = 2 * math.sqrt(2 / math.pi)
 
 
 class ReLU(Activation):

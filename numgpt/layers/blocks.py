@@ -14,22 +14,26 @@ NUMBERS = 1 << 17
 
 
 def blocks(n_rows: int, n_cols: int = 1, *, numbers: int = NUMBERS) -> Iterator[slice]:
-    """Slices of rows, all of one size give or take a row, that hold at least so many numbers, and less than twice as many."""
+    """Slices of rows, of one size give or take a row: of about so many numbers, less than twice as many, or of one row."""
     n = min(n_rows, max(1, n_rows * n_cols // numbers))
     for i in range(n):
         yield slice(n_rows * i // n, n_rows * (i + 1) // n)
 
 
-def add_product(total: np.ndarray, a: np.ndarray, b: np.ndarray, *, to_nothing: bool = False) -> None:
-    """total += a @ b, a few rows after the other: the product need not exist whole, nor leave the cache to be added.
+def add_product(total: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
+    """total += a @ b, a few rows after the other: the product need not exist whole, nor leave the cache to be added."""
+    for part in _slabs(total):
+        total[part] += a[part] @ b
 
-    to_nothing: total = a @ b, whatever was there
-    """
-    for part in blocks(*total.shape, numbers=4 * NUMBERS):  # enough for the BLAS to run at its speed
-        if to_nothing:
-            np.matmul(a[part], b, out=total[part])
-        else:
-            total[part] += a[part] @ b
+
+def put_product(total: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
+    """total = a @ b, with the bits that adding it to zeros would give."""
+    for part in _slabs(total):
+        np.matmul(a[part], b, out=total[part])
+
+
+def _slabs(total: np.ndarray) -> Iterator[slice]:
+    return blocks(*total.shape, numbers=4 * NUMBERS)  # enough for the BLAS to run at its speed
 
 
 def row_blocks(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from numgpt.layers.blocks import add_product, blocks
+from numgpt.layers import blocks
 from numgpt.layers.inputs import float_type, positive
 from numgpt.layers.tree import tree
 
@@ -28,24 +28,35 @@ class Param:
 
     @property
     def grad(self) -> np.ndarray:
-        if self._anew:
-            self.grad = self._room()
-            self._grad.fill(0)
+        self.settle()
         return self._grad
 
     @grad.setter
-    def grad(self, array: np.ndarray) -> None:
-        self._grad, self._anew = array, False
+    def grad(self, array: np.ndarray | None) -> None:
+        if array is None:
+            self.begin_anew()
+        else:
+            self._grad, self._anew = array, False
 
     def begin_anew(self) -> None:
-        """The gradient is 0 from here on. It is written when it is asked for; a product goes where it belongs, added to nothing."""
+        """The gradient is 0 from here on: written when somebody asks, and not at all if a product takes its place."""
         self._anew = True
+
+    def settle(self) -> None:
+        """Write the 0 that is not written yet: arrays that this gradient is a view of do not ask."""
+        if self._anew:
+            room = self._room()
+            room.fill(0)
+            self.grad = room
 
     def add_product(self, a: np.ndarray, b: np.ndarray) -> None:
         """grad += a @ b"""
-        first = self._anew
-        self.grad = self._room()
-        add_product(self._grad, a, b, to_nothing=first)
+        if self._anew:
+            room = self._room()
+            blocks.put_product(room, a, b)
+            self.grad = room
+        else:
+            blocks.add_product(self._grad, a, b)
 
     def _room(self) -> np.ndarray:
         return self._grad
@@ -75,7 +86,7 @@ class FleetingParam(Param):
         self._grad, self._anew = None, True
 
     def _room(self) -> np.ndarray:
-        return np.empty(self.value.shape, self.value.dtype) if self._grad is None else self._grad
+        return np.empty(self.value.shape, self.value.dtype)
 
 
 class Layer:
@@ -152,7 +163,7 @@ def normal(rng, shape: tuple[int, ...], std: float, dtype) -> Param:
     value = np.zeros(_sizes(shape), float_type(dtype))
     if std:
         rng = np.random.default_rng(rng)
-        for part in blocks(len(value), math.prod(shape[1:])):
+        for part in blocks.blocks(len(value), math.prod(shape[1:])):
             value[part] = rng.normal(0.0, std, value[part].shape)
     return Param(value)
 

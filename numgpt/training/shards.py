@@ -8,7 +8,9 @@ where there are fewer, the same shards run in turn.
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -60,8 +62,7 @@ class Shards:
         key: whole numbers that, with the number of the piece, give a piece its dropout; None: there is none
         """
         shards = self.split(ids, targets, key)
-        with one_blas_thread():
-            self.sum.begin()
+        with one_blas_thread(), self.sum.under_way(len(shards)):
             losses = self.pool.map(_gradient, self.models, shards, self.sum.told)
         return sum(loss for shard in losses for loss in shard)
 
@@ -107,19 +108,31 @@ class Sum:
     """
 
     def __init__(self, models):
-        self.parts = [model.parts() for model in models]  # shard -> part -> its layer and Params
-        self.told = [self._told(shard) for shard in range(len(models))]  # what each shard calls when it is through with a layer
-        self.locks = [threading.Lock() for _ in self.parts[0]]
-        self.begin()
+        parts = [model.parts() for model in models]
+        self.parts = [list({id(layer): (layer, params) for layer, params in reversed(of)}.values()) for of in parts]  # of each shard
+        self.told = [self._told(shard) for shard in range(len(models))]  # what a shard calls when it is through with a layer
+        if sum(len(params) for _, params in parts[0]) < len(models[0].params()):
+            raise ValueError("the model has parameters that none of its parts has, so their gradients would be lost")
+        if len(models) > 1 and len(self.parts[0]) < len(parts[0]):
+            raise ValueError("a layer stands at two places of the model, so a shard is through with it twice: take one shard")
 
-    def begin(self) -> None:
-        """All gradients begin anew, whatever the batch before has left."""
+    @contextmanager
+    def under_way(self, n: int) -> Iterator[None]:
+        """While n shards run. All gradients begin anew; in the end, also after an error, model.grads says what they are."""
+        self.locks = [threading.Lock() for _ in self.parts[0]]
         self.n_added = [0 for _ in self.parts[0]]  # for each part, how many shards are in the sum
         self.through = [set() for _ in self.parts[0]]  # for each part, the shards whose backward is done
-        for parts in self.parts:
-            for _, params in parts:
-                for param in params:
-                    param.begin_anew()
+        own, *others = [[param for _, params in parts for param in params] for parts in self.parts]
+        for param in chain(own, *others):
+            param.begin_anew()
+        try:
+            yield
+            assert set(self.n_added) == {n}, "a part of the gradient was not added"
+        finally:
+            for param in own:
+                param.settle()
+            for param in chain(*others):  # after an error they may hold some
+                param.begin_anew()
 
     def _told(self, shard: int) -> Callable[[Layer], None]:
         places = {id(layer): i for i, (layer, _) in enumerate(self.parts[shard])}
@@ -139,9 +152,8 @@ class Sum:
 
     def _add(self, shard: int, i: int) -> None:
         for total, param in zip(self.parts[0][i][1], self.parts[shard][i][1]):
-            grad = total.grad  # zeros, where backward has added nothing
             if shard > 0:
-                grad += param.grad
+                total.grad += param.grad
                 param.begin_anew()
         self.n_added[i] = shard + 1  # only now may the next shard's be added
 

@@ -221,7 +221,7 @@ other("pos-mean", "the first text alone", (PLACES, SUM, "dy[0]"))
 # -- the step
 
 GRADIENT, LAST = "training.shards._gradient", plain("accum-overwrite")
-SHARDS = "training.shards.Sum._add", "grad += param.grad", "grad[...] = param.grad"
+SHARDS = "training.shards.Sum._add", "total.grad += param.grad", "total.grad[...] = param.grad"
 OWN = GRADIENT, "count=piece.count", "count=None"
 other("accum-overwrite", "of the last shard", SHARDS)
 other("accum-overwrite", "of the last microbatch in the last shard", *LAST, SHARDS)
