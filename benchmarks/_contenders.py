@@ -63,10 +63,12 @@ class Numgpt(Contender):
         for name, layer in layers:
             clock.watch(layer, kind_of(name, layer))
         optimizer = AdamW(self.model, betas=BETAS, weight_decay=DECAY, pool=Pool(1))
+        params = self.model.params()
         for i in range(n + 1):
             if i == 1:
                 clock.seconds.clear()  # of the warm-up
-            clock.timed("gradients set to 0", 1, self.model.grads.fill)(0)
+            for param in params:
+                param.begin_anew()
             _, saved = self.model.forward(piece.ids, piece.targets, count=piece.count)
             self.model.backward(saved)
             norm = clock.timed("norm", 1, optimizer.norm)()
@@ -107,14 +109,19 @@ class Clock:
 
 
 class Torch(Contender):
-    """Eager, or compiled, with the fused AdamW, whose decay leaves gains and biases alone as ours does."""
+    """Eager, or compiled, with the fused AdamW, whose decay leaves gains and biases alone as ours does.
 
-    def __init__(self, shape: Shape, threads: int, compiled: bool = False):
+    kept: with what numgpt asks of the C library, not to give memory back, which torch's users do not know of
+    """
+
+    def __init__(self, shape: Shape, threads: int, *, compiled: bool = False, kept: bool = False):
         import torch
 
         from benchmarks._torch_gpt import TorchGPT
 
         torch.set_num_threads(threads)
+        if kept:
+            keep_memory()
         self.torch, self.shape, self.compiled = torch, shape, compiled
         self.module = TorchGPT(shape.config())
 

@@ -30,13 +30,13 @@ class Products:
     """The matrix products of one shard: each once in forward, and twice in backward, for the input and for the weight."""
 
     def __init__(self, config, batch: int, n_tokens: int, weights: list[np.ndarray], head: np.ndarray):
-        self.chunk = chunk(len(head))
-        self.head, C, HD, n = head, config.n_embd, config.n_head * config.head_dim, batch * n_tokens
+        C, HD, V, n = config.n_embd, config.n_head * config.head_dim, config.n_vocab, batch * n_tokens
+        self.head, self.tied, self.chunk = head, config.tied, chunk(V)
         self.layers = [(weights[4 * i:4 * i + 4], config.window_of(i)) for i in range(config.n_layer)]
         self.rows = {width: normal(n, width) for width in {C, 3 * HD, HD, config.hidden_dim}}
         self.outs = {width: normal(n, width) for width in self.rows}
         self.dx = {width: np.zeros_like(rows) for width, rows in self.rows.items()}
-        self.x, self.logits, self.dlast = normal(n, C), normal(min(n, self.chunk), len(head)), normal(min(n, self.chunk), C)
+        self.x, self.logits, self.dlast = normal(n, C), normal(min(n, self.chunk), V), normal(min(n, self.chunk), C)
         heads = batch, config.n_head, n_tokens, config.head_dim
         self.q, self.k, self.v, self.z, self.dq, self.dk, self.dv = (normal(*heads) for _ in range(7))
         self.scores = normal(batch * config.n_head * TILE * n_tokens)
@@ -54,9 +54,10 @@ class Products:
         for start in range(0, len(self.x), self.chunk):
             x = self.x[start:start + self.chunk]
             logits = self.logits[:len(x)]
-            matmul(x, self.head.T, out=logits)
-            matmul(logits, self.head, out=self.dlast[:len(x)])
-            self.by_weight(logits.T, x)
+            head = self.head.T if self.tied else self.head
+            matmul(x, head, out=logits)
+            matmul(logits, head.T, out=self.dlast[:len(x)])
+            self.by_weight(*((logits.T, x) if self.tied else (x.T, logits)))
         for weights, window in reversed(self.layers):
             qkv, out, up, down = weights
             for weight in down, up, out:
@@ -104,7 +105,7 @@ class Floor:
         HD = c.n_head * c.head_dim
         weights = [normal(*sizes) for _ in range(c.n_layer)
                    for sizes in ((c.n_embd, 3 * HD), (HD, c.n_embd), (c.n_embd, c.hidden_dim), (c.hidden_dim, c.n_embd))]
-        head = normal(c.n_vocab, c.n_embd)
+        head = normal(c.n_vocab, c.n_embd) if c.tied else normal(c.n_embd, c.n_vocab)
         self.shards = [Products(c, rows, shape.n_tokens, weights, head) for rows in rows_of_shards(shape.batch, threads)]
         self.pool = Pool(threads)
         self.w, self.g, self.m, self.v = (np.full(c.n_params, 1e-9, np.float32) for _ in range(4))

@@ -48,6 +48,9 @@ def shape_of(text: str) -> Shape:
                                          "with T within the preset's context") from None
 
 
+REST = 0.05  # seconds between turns, for another framework's threads spin a while before they sleep
+
+
 def rows_of_shards(batch: int, shards: int) -> list[int]:
     """How many of the batch's rows each shard takes."""
     n = min(batch, shards)
@@ -88,16 +91,16 @@ class Failed(RuntimeError):
 
 
 class Remote:
-    """make(*arguments) in a process of its own, whose methods are called from here: remote.call("turn", 3).
+    """make(*arguments, **options) in a process of its own, whose methods are called from here: remote.call("turn", 3).
 
     One framework's threads, memory and settings of the C library then are not the other's.
     """
 
-    def __init__(self, make: Callable, *arguments):
+    def __init__(self, make: Callable, *arguments, **options):
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
         # no daemon: torch.compile has children of its own
-        self.process = context.Process(target=_serve, args=(other, make, arguments), daemon=False)
+        self.process = context.Process(target=_serve, args=(other, make, arguments, options), daemon=False)
         self.process.start()
         other.close()
         try:
@@ -131,7 +134,7 @@ class Remote:
         self.close()
 
 
-def _serve(connection, make, arguments) -> None:
+def _serve(connection, make, arguments, options) -> None:
     served = None
 
     def call(function, *arguments):
@@ -145,7 +148,7 @@ def _serve(connection, make, arguments) -> None:
 
     def begin():
         nonlocal served
-        served = make(*arguments)
+        served = make(*arguments, **options)
 
     call(begin)
     while True:

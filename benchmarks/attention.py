@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks._shapes import Remote, installed, quartiles, ratio, say_kernels, warn_of_load
+from benchmarks._shapes import REST, Remote, installed, quartiles, ratio, say_kernels, warn_of_load
 from numgpt.layers import CausalAttention
 from numgpt.threads import keep_memory, one_blas_thread
 
@@ -68,6 +68,7 @@ class Theirs(Side):
         import torch
 
         torch.set_num_threads(1)
+        keep_memory()
         self.torch = torch
         *inputs, dy = map(torch.from_numpy, drawn(*sizes))
         self.inputs, self.dy = [a.requires_grad_() for a in inputs], dy
@@ -115,6 +116,8 @@ def main(argv: list[str] | None = None) -> int:
             times = {name: [] for name in sides}
             for _ in range(arguments.rounds):
                 for name, side in sides.items():
+                    time.sleep(REST)
+                    side.call("turn", n[name])  # a core that has slept is slow at first
                     forward, backward = side.call("turn", n[name])
                     times[name].append((forward, backward, forward + backward))
         finally:

@@ -82,9 +82,9 @@ def predicted(shape: Shape, shards: int, recompute: bool = False) -> int:
 
 
 def passing(plan, config) -> int:
-    """Numbers: the logits of a chunk and three arrays like them; or the gradients of feed-forward's a, h and x, and its block's."""
+    """Numbers: the logits of a chunk and three arrays like them; or feed-forward's a, slope and da, and what its block hands on."""
     n = plan.batch * plan.n_tokens
-    return max(4 * min(n, chunk(config.n_vocab)) * config.n_vocab, n * (2 * config.hidden_dim + 3 * config.n_embd))
+    return max(4 * min(n, chunk(config.n_vocab)) * config.n_vocab, n * (3 * config.hidden_dim + 2 * config.n_embd))
 
 
 IMPORTS = ("import numpy", "import numpy, numgpt", "import numpy; from numgpt import GPT")  # numgpt alone loads no NumPy

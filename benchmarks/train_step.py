@@ -3,6 +3,7 @@
 Random weights and ids, float32, at four shapes. numgpt trains as its trainer does; torch is a plain module with fused
 attention, fused AdamW and as many threads, eager and compiled. The floor is the step's matrix products, at the shapes in
 which numgpt does them, on as many threads; that of AdamW and clipping is to read and write the optimizer's arrays once.
+"kept" is torch with what numgpt's trainer asks of the C library for itself: to keep the memory that is given back to it.
 
 Each has a process of its own, and they take turns. Shown are medians over the rounds, with quartiles; and ratios of
 medians, with the quartiles of the rounds' own ratios. A comparison in which losses or gradients differ is an error.
@@ -16,13 +17,13 @@ import time
 
 from benchmarks._contenders import Numgpt, Torch, disagreement
 from benchmarks._floor import Floor
-from benchmarks._shapes import SHAPES, Failed, Remote, Shape, installed, quartiles, ratio, say_kernels, shape_of, warn_of_load
+from benchmarks._shapes import (REST, SHAPES, Failed, Remote, Shape, installed, quartiles, ratio, say_kernels, shape_of,
+                                warn_of_load)
 from numgpt.threads import cores
 
 PARTS = ("step", "gradient", "update")  # the second and the third make the first
 TURN = 0.4  # seconds, for as many steps as fit into it, one at least; and as many before them, which are not counted
 COLUMN = 42
-REST = 0.05  # between turns, for another framework's threads spin a while before they sleep
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -64,9 +65,10 @@ def compare(shape: Shape, arguments, torch: bool) -> dict | None:
         opening = runners["numgpt"].call("opening")
         if torch:
             runners["torch"] = Remote(Torch, shape, arguments.threads)
+            runners["kept"] = Remote(Torch, shape, arguments.threads, kept=True)
             if not arguments.no_compile:
-                runners["compiled"] = Remote(Torch, shape, arguments.threads, True)
-        for name in [name for name in ("torch", "compiled") if name in runners]:
+                runners["compiled"] = Remote(Torch, shape, arguments.threads, compiled=True)
+        for name in [name for name in ("torch", "kept", "compiled") if name in runners]:
             try:
                 runners[name].call("begin", True)
                 differs = disagreement(opening, runners[name].call("opening"))

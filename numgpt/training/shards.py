@@ -109,7 +109,8 @@ class Sum:
 
     def __init__(self, models):
         parts = [model.parts() for model in models]
-        self.parts = [list({id(layer): (layer, params) for layer, params in reversed(of)}.values()) for of in parts]  # of each shard
+        # Of each shard its parts; of a layer that comes twice the first, which has the Params.
+        self.parts = [list({id(layer): (layer, params) for layer, params in reversed(of)}.values()) for of in parts]
         self.told = [self._told(shard) for shard in range(len(models))]  # what a shard calls when it is through with a layer
         if sum(len(params) for _, params in parts[0]) < len(models[0].params()):
             raise ValueError("the model has parameters that none of its parts has, so their gradients would be lost")
