@@ -1,15 +1,26 @@
 """Layers with something missing have right gradients, and what the ablation says of them is what it measured."""
 
+import importlib
+import json
+import math
+
 import numpy as np
 import pytest
 from test_docstrings import Part, names, near, section
 
 from numgpt import GPT, GPTConfig
+from numgpt.cli import main
 from numgpt.gradcheck import check
 from numgpt.layers import CausalAttention, PreNormBlock
+from numgpt.teach.ablate import PARTS, WHOLE, Ablation, Run, ablate, counting, lengths, look, titled
+from numgpt.teach.reversal import Reversal
+from numgpt.teach.terminal import Ink
 from numgpt.teach.without import REMOVERS, NoSkipBlock, Through, UnmaskedAttention, remove
+from numgpt.text import CharTokenizer, split
+from numgpt.training import Settings, TextData, Trainer
 from numgpt.verify import cases
 
+module = importlib.import_module("numgpt.teach.ablate")
 B, T, H, D, C, F, V = 2, 5, 3, 2, 7, 4, 11
 RNG = np.random.default_rng
 
@@ -87,3 +98,181 @@ def test_a_model_without_a_part_has_right_gradients_and_keeps_its_other_weights(
 def test_a_part_that_no_model_has_is_refused():
     with pytest.raises(ValueError, match="one of residual, norm, positions, mask; got 'head'"):
         remove(GPT(GPTConfig.preset("nano")), "head")
+
+
+# -- the training
+
+
+TEXT = "the cat sat on the mat; the rat ate the oats. " * 40
+TINY = dict(n_layer=2, n_embd=8, n_ctx=16)
+
+
+def tiny(*parts, steps=6, **options):
+    return ablate(*parts, steps=steps, text=TEXT, changes=TINY, **options)
+
+
+def read_data(text):
+    tokenizer = CharTokenizer.train(text)
+    return TextData(*split(np.array(tokenizer.encode(text), np.uint16), 0.1), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def all_parts():
+    return tiny()
+
+
+def figures(ablation):
+    return {name: item for name, item in ablation.to_dict().items() if name != "seconds"}
+
+
+def test_the_same_seed_gives_the_same_figures_on_one_core_and_on_two(all_parts, monkeypatch):
+    monkeypatch.setattr(module, "cores", lambda: 1)
+    assert figures(tiny()) == figures(all_parts)
+    assert tiny(seed=1)["whole"].losses != all_parts["whole"].losses
+
+
+def test_the_whole_is_what_a_trainer_makes_of_it(all_parts):
+    data = read_data(TEXT)
+    model = GPT(all_parts.config, seed=0)
+    with Trainer(model, data, all_parts.settings) as trainer:
+        losses = [trainer.step()["loss"] for _ in range(6)]
+        assert all_parts["whole"].losses[6] == trainer.evaluate()["val_loss"]
+    assert all_parts["whole"].trained == losses
+
+
+def test_all_begin_with_the_same_weights_and_batches(all_parts):
+    assert all_parts["warm-up"].losses[0] == all_parts["whole"].losses[0] and all_parts["warm-up"].trained[0] == all_parts["whole"].trained[0]
+    # the model without a mask has the whole's weights: with its future hidden it is the whole, summed in another order
+    assert all_parts["mask"].hidden[0] == pytest.approx(all_parts["whole"].losses[0], rel=1e-6)
+    assert len({run.losses[0] for run in all_parts.runs}) == len(PARTS)
+
+
+def test_without_a_warm_up_the_first_step_is_as_long_as_any():
+    found = tiny("warm-up", "post-norm", "post-norm+warm-up", steps=20)
+    assert found["whole"].trained[1] != found["warm-up"].trained[1]
+    both = found["post-norm+warm-up"]
+    assert both.title == "post-norm, no warm-up" and both.losses[0] == found["post-norm"].losses[0]
+    assert both.trained[1] != found["post-norm"].trained[1]
+    short = tiny("warm-up", steps=4)  # of which a tenth is no step
+    assert short["whole"].trained == short["warm-up"].trained
+
+
+def test_what_is_not_finite_is_said_and_not_in_json():
+    found = tiny("warm-up", lr=1e38)
+    assert found["warm-up"].broke.startswith("not finite after step") and "It breaks off" in str(found)
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+# -- the measures
+
+
+def test_the_length_of_a_block_s_gradient():
+    model = GPT(GPTConfig.preset("nano"), seed=0, dtype=np.float64)
+    ids = RNG(0).integers(0, 29, (2, 3, 8))
+    model.backward(model.forward(*ids)[1])
+    of_1 = np.concatenate([param.grad.reshape(-1) for name, param in model.named_params() if name.startswith("blocks.1.")])
+    assert lengths(model)[1] == pytest.approx(np.linalg.norm(of_1), rel=1e-12)
+
+
+def test_a_look_at_equal_tokens_without_positions():
+    """Each query then gives its attention evenly to the keys it sees, and all positions stay alike."""
+    model = GPT(GPTConfig.preset("nano"), seed=0, dtype=np.float64)
+    remove(model, "positions")
+    seen = look(model, np.full((2, 8), 3))
+    assert seen["focus"] == pytest.approx(np.mean(1 / np.arange(1, 9)), rel=1e-12) and seen["alike"] == pytest.approx(1, rel=1e-12)
+    model.values *= 3
+    assert look(model, np.full((2, 8), 3))["size"] > 2 * seen["size"]
+
+
+def test_counting_needs_no_model():
+    data = read_data("ab" * 1000)
+    data.prepare(Settings(steps=1), 16)
+    found = counting(data, 2)
+    assert found["uniform"] == math.log(2) and found["single"] == pytest.approx(math.log(2), abs=1e-3) and 0 < found["pairs"] < 1e-2
+
+
+def test_digits_backwards_and_what_is_held_out_stays_so():
+    data = Reversal(4)
+    data.prepare(Settings(steps=1, batch=3), 16)
+    ids, targets = data.batch(0)
+    assert (ids[:, 4] == 10).all() and np.array_equal(targets[:, 4:], ids[:, 3::-1]) and (targets[:, :4] == -100).all()
+    assert np.array_equal(next(data.held_out())[0], next(data.held_out())[0])
+    assert not np.array_equal(next(data.held_out())[0][:3], ids)
+
+
+# -- what is said
+
+
+COUNTING = {"uniform": 4.6, "single": 3.3, "pairs": 2.3}
+
+
+def run(name, loss, last=(1.0, 1.0), look=None, **more):
+    looks = {"focus": 0.1, "alike": 0.5, "size": 1.0} | (look or {})
+    return Run(name, *titled(name), 0, {0: 4.6, 30: loss, 300: loss}, first=[1.0, 1.0], last=list(last), looks=[looks, looks], **more)
+
+
+def said(one, whole=None):
+    config = GPTConfig(n_vocab=9, n_ctx=8, n_layer=2, n_head=1, n_embd=4)
+    return Ablation(whole or run(WHOLE, 2.0, reversed=1.0), [one], config, Settings(steps=300), COUNTING).remarks()[one.name]
+
+
+@pytest.mark.parametrize("one, says, is_silent_of", [
+    (run("residual", 3.3, (1e-6, 1.0), {"alike": 0.99}), ("how often each character comes", "cosine of 0.99", "no longer hear"), ("above",)),
+    (run("residual", 2.3), ("0.30 above the whole's",), ("cosine", "hear", "characters")),
+    (run("scale", 2.01), ("shows no difference",), ("above", "attention")),
+    (run("scale", 2.2, look={"focus": 0.7}), ("70% of its attention", "0.20 above"), ("no difference",)),
+    (run("norm", 2.2), ("0.20 above",), ("nothing brings it back",)),
+    (run("norm", 9.0, look={"size": 50.0}), ("worse than a blind guess", "of size 50"), ()),
+    (run("post-norm", 1.8), ("0.20 below the whole's",), ("rescales",)),
+    (run("warm-up", 2.3), ("after 30 steps its loss is 2.30, the whole's 2.00",), ("no difference",)),
+    (run("warm-up", 2.0), ("no difference",), ("Adam",)),
+    (run("positions", 2.01, reversed=0.0), ("the mask alone", "0% of the rows right, the whole 100%"), ()),
+    (run("positions", 2.5, reversed=1.0), ("0.50 above",), ("the mask alone", "rows right")),
+    (run("mask", 0.05, hidden={300: 6.0}), ("looks the answer up", "it is 6.00, worse than a blind guess"), ("below the whole's",)),
+    (run("mask", 2.0, hidden={300: 2.1}), ("not yet found out",), ("because", "guess")),
+    (run("norm", 2.0, broke="not finite after step 7"), ("breaks off: not finite after step 7",), ("loss ends",)),
+])
+def test_a_remark_says_what_the_figures_show_and_no_more(one, says, is_silent_of):
+    sentence = said(one)
+    assert all(words in sentence for words in says), sentence
+    assert not [words for words in is_silent_of if words in sentence], sentence
+
+
+def test_if_the_whole_breaks_off_nothing_is_compared():
+    assert said(run("norm", 2.0), run(WHOLE, 2.0, broke="not finite after step 3")).startswith("The whole model itself breaks off")
+
+
+def test_the_tables_fit_into_80_columns_and_html_shows_them_too(all_parts):
+    text = all_parts.text(80, Ink(False))
+    assert max(map(len, text.splitlines())) <= 80
+    for run in all_parts.runs:
+        assert f"\n{run.title}: " in text and f"<td>{run.title}</td>" in all_parts._repr_html_()
+    loss = f"{all_parts['scale'].losses[6]:.2f}"
+    assert any(line.startswith("no 1/sqrt(D) ") and line.endswith(loss) for line in text.splitlines())
+
+
+# -- the command
+
+
+def test_the_command_prints_the_table_and_writes_all_figures(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(module, "MODEL", {**module.MODEL, **TINY})
+    monkeypatch.setattr(module.corpus, "default", lambda: TEXT)
+    assert main(["ablate", "residual", "--steps", "3", "--json", str(tmp_path / "found.json")]) == 0
+    out = capsys.readouterr().out
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [run["name"] for run in found["runs"]] == ["residual"] and len(found["whole"]["trained"]) == 3
+    assert f"{found['runs'][0]['losses']['3']:.2f}" in out and "no residual: the paths past the branches are gone" in " ".join(out.split())
+
+
+@pytest.mark.parametrize("argv, says", [
+    (["residul"], "there is no part 'residul'; 'residual'?"), (["post-norm+norm"], "without the norm, there is no such thing"),
+    (["--steps", "0"], "steps must be at least 1"), (["--lr", "-1"], "above 0; got -1.0")])
+def test_wrong_calls_are_refused_with_a_sentence(argv, says, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["ablate", *argv])
+    assert stop.value.code == 2 and says in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_list_names_every_part(capsys):
+    assert main(["ablate", "--list"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(PARTS)

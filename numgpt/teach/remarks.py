@@ -1,0 +1,168 @@
+"""What an ablation's figures are, in tables, and what they say, in sentences: of each run only what it has shown."""
+
+import textwrap
+
+from numgpt.teach.terminal import Ink
+
+SAME = 0.03  # two losses nearer than this are the same: with other seeds the whole model's differs by as much
+FAR = 10.0  # times longer, or shorter, than the whole's: a gradient that is shown as such
+
+
+def text(ablation, columns: int, ink: Ink) -> str:
+    said, c, s = ablation.remarks(), ablation.config, ablation.settings
+    head = (f"{ablation.whole.n_params:,} parameters, {c.n_layer} blocks of width {c.n_embd}, {c.n_head} heads of {c.head_dim}; {s.steps} steps of "
+            f"{s.batch} x {c.n_ctx} characters, seed {s.seed}, {ablation.seconds:.0f} s")
+    parts = [textwrap.fill(head, columns), *(_table(head, rows, columns, ink) for head, rows in tables(ablation)), _counting(ablation, columns)]
+    for run in ablation.runs:
+        own = textwrap.fill(f"{run.title}: {run.what}. {said[run.name]}", columns, subsequent_indent="  ")
+        parts.append(ink.strong(run.title) + own[len(run.title):])
+    return "\n\n".join(parts)
+
+
+def tables(ablation) -> list[tuple[list[str], list[list[str]]]]:
+    """Losses, and the gradients of the first step and of the last ones: a head and a row for each model."""
+    runs = (ablation.whole, *ablation.runs)
+    steps = list(ablation.whole.losses)
+    losses = []
+    for run in runs:
+        losses.append([run.title, *(_loss(run.losses.get(step)) for step in steps)])
+        if run.hidden:
+            losses.append(["  its future hidden", *(_loss(run.hidden.get(step)) for step in steps)])
+    digits = [[run.title, f"{run.reversed:.0%}"] for run in runs if run.reversed is not None]
+    blocks = [f"block {i}" for i in range(ablation.config.n_layer)]
+    return [(["held-out loss after step", *map(str, steps)], losses),
+            (["gradient in the first step", *blocks], [[run.title, *map(_length, run.first)] for run in runs]),
+            (["in the last ten steps", *blocks], [[run.title, *map(_length, run.last)] for run in runs]),
+            *([(["digits written backwards", "right"], digits)] if digits else [])]
+
+
+def _loss(loss: float | None) -> str:
+    return "-" if loss is None else f"{loss:.2f}"
+
+
+def _length(length: float) -> str:
+    return f"{length:.2g}"
+
+
+def _table(head: list[str], rows: list[list[str]], columns: int, ink: Ink) -> str:
+    """Closer together where the terminal is narrow."""
+    lines = [head, *rows]
+    first, *others = (max(len(line[i]) for line in lines if i < len(line)) for i in range(len(head)))
+    gap = "  " if first + sum(others) + 2 * len(others) <= columns else " "
+    shown = [f"{line[0]:{first}}" + "".join(f"{gap}{item:>{size}}" for item, size in zip(line[1:], others)) for line in lines]
+    return "\n".join([ink.faint(shown[0]), ink.value(shown[1]), *shown[2:]])
+
+
+def _counting(ablation, columns: int) -> str:
+    c = ablation.counting
+    return textwrap.fill(f"Without a model: all characters alike {c['uniform']:.2f}; by how often each comes {c['single']:.2f}; by the one "
+                         f"before it {c['pairs']:.2f}.", columns)
+
+
+# -- sentences
+
+
+def remark(run, a) -> str:
+    """What one sees of a run, and why."""
+    said = [_loss_said(run, a)]
+    if not run.broke and not a.whole.broke:
+        said += [_ABOUT[run.name](run, a)] if run.name in _ABOUT else []
+        said.append(_vanished(run, a))
+    return " ".join(filter(None, said))
+
+
+def _loss_said(run, a) -> str:
+    """The loss beside the whole's, and beside what needs no model."""
+    if run.broke:
+        return f"It breaks off: {run.broke}."
+    if a.whole.broke:
+        return f"The whole model itself breaks off ({a.whole.broke}): there is nothing to compare with, but at a lower learning rate."
+    whole, single = a.whole.loss, a.counting["single"]
+    ends = f"Its loss ends at {run.loss:.2f}"
+    if run.hidden:
+        return ""  # that of what it sees says nothing by itself
+    if run.loss > a.counting["uniform"]:
+        return f"{ends}, worse than a blind guess ({a.counting['uniform']:.2f})."
+    if run.loss > single - SAME > whole:
+        return f"{ends}: it has learned how often each character comes ({single:.2f}), and nothing beyond that (the whole: {whole:.2f})."
+    if run.loss > whole + SAME:
+        return f"{ends}, {run.loss - whole:.2f} above the whole's."
+    if run.loss < whole - SAME:
+        return f"{ends}, {whole - run.loss:.2f} below the whole's: so short a run does not show what it is for."
+    return f"{ends}, the whole's at {whole:.2f}: in the loss this run shows no difference."
+
+
+def _vanished(run, a) -> str:
+    """The first block's gradient at the end, if it has faded on the way there."""
+    ratio, whole = (one.last[0] / (one.last[-1] or 1.0) for one in (run, a.whole))
+    if not ratio < min(1, whole) / FAR:
+        return ""
+    return (f"In the last steps the first block's gradient is {ratio:.0e} times the last block's (the whole: {whole:.2g}): "
+            "the blocks below no longer hear of the loss.")
+
+
+def _residual(run, a) -> str:
+    mine, whole = run.looks[0]["alike"], a.whole.looks[0]["alike"]
+    if mine < whole + 0.2:
+        return ""
+    return (f"Attention takes means, and with no path past it little is left of each token by itself: before any training the positions of a "
+            f"text come out of the last block with a mean cosine of {mine:.2f} between them (the whole: {whole:.2f}).")
+
+
+def _scale(run, a) -> str:
+    mine, whole = run.looks[0]["focus"], a.whole.looks[0]["focus"]
+    if mine < 1.3 * whole:
+        return ""
+    return (f"A score is a sum of D = {a.config.head_dim} products and grows like its root: before any training, a query gives {mine:.0%} of its "
+            f"attention to one key (the whole: {whole:.0%}), and chance has chosen which.")
+
+
+def _norm(run, a) -> str:
+    (mine, whole), (first, first_of_whole) = ([one.looks[0]["size"] for one in (run, a.whole)], [one.losses[0] for one in (run, a.whole)])
+    if mine < 3 * whole:
+        return ""
+    return (f"Each block makes what it gets larger, and nothing brings it back: at the start the numbers after the last block are of size {mine:.3g} "
+            f"(the whole: {whole:.2g}), the loss is {first:.4g} ({first_of_whole:.2f}), and the first block's gradient {run.first[0]:.1e} long "
+            f"({a.whole.first[0]:.2g}). With LayerNorm the size of the weights hardly matters.")
+
+
+def _post_norm(run, a) -> str:
+    if run.loss <= a.whole.loss + SAME:
+        return ""
+    return (f"A norm on the path itself rescales what passes at every block, and its gradient too; inside the branches, it leaves the path alone, "
+            f"and the whole bears a learning rate of {a.settings.lr:g}.")
+
+
+def _warmup(run, a) -> str:
+    early = next((step for step in run.losses if step), None)
+    if early is None or run.losses[early] < a.whole.losses[early] + SAME:
+        return ""
+    return (f"Adam's first steps move every weight by the learning rate, however small its gradient: after {early} steps its loss is "
+            f"{run.losses[early]:.2f}, the whole's {a.whole.losses[early]:.2f}"
+            + (", and what was torn then is not mended by the end." if run.loss > a.whole.loss + SAME else "; by the end that is mended."))
+
+
+def _positions(run, a) -> str:
+    said = []
+    if run.loss < a.whole.loss + 3 * SAME:
+        said.append("In text the mask alone tells much of the order: a position sees just the tokens before it.")
+    if run.reversed is not None and run.reversed < a.whole.reversed - 0.1:
+        said.append(f"Where order is all, it is lost: trained to write digits backwards, it gets {run.reversed:.0%} of the rows right, the "
+                    f"whole {a.whole.reversed:.0%}.")
+    return " ".join(said)
+
+
+def _mask(run, a) -> str:
+    hidden, whole = list(run.hidden.values())[-1], a.whole.loss
+    if run.loss > whole - SAME:
+        return f"With the future in sight its loss ends at {run.loss:.2f} (the whole: {whole:.2f}): it has not yet found out how to look up the answer."
+    said = f"Its loss ends at {run.loss:.2f} (the whole: {whole:.2f}), because it looks the answer up."
+    if hidden > whole + SAME:
+        said += (f" Hide what comes after each position, as the future is hidden from who writes, and it is {hidden:.2f}"
+                 + (", worse than a blind guess." if hidden > a.counting["uniform"] else
+                    ", worse than counting characters." if hidden > a.counting["single"] else "."))
+    return said
+
+
+_ABOUT = {"residual": _residual, "scale": _scale, "norm": _norm, "post-norm": _post_norm, "warm-up": _warmup, "positions": _positions,
+          "mask": _mask}
