@@ -12,7 +12,8 @@ from numgpt import GPT, GPTConfig
 from numgpt.cli import main
 from numgpt.gradcheck import check
 from numgpt.layers import CausalAttention, PreNormBlock
-from numgpt.teach.ablate import PARTS, WHOLE, Ablation, Run, ablate, counting, lengths, look, titled
+from numgpt.teach.ablate import Ablation, ablate
+from numgpt.teach.course import PARTS, WHOLE, Run, counting, lengths, look, titled
 from numgpt.teach.reversal import Reversal
 from numgpt.teach.terminal import Ink
 from numgpt.teach.without import REMOVERS, NoSkipBlock, Through, UnmaskedAttention, remove
@@ -68,8 +69,10 @@ def test_what_lets_everything_through_does_so_both_ways():
 
 
 @pytest.mark.parametrize("layer, inputs", [
-    (Through(), {"x": x(B, T, C)}), (UnmaskedAttention(scale=0.4, tile=2), {name: x(B, H, T, D) * (1 + i) for i, name in enumerate("qkv")}),
-    (drawn(NoSkipBlock(PreNormBlock(C, H, head_size=D, n_hidden=F))), {"x": x(B, T, C)})], ids=lambda item: type(item).__name__)
+    (Through(), {"x": x(B, T, C)}),
+    (UnmaskedAttention(scale=0.4, tile=2), {name: x(B, H, T, D) * (1 + i) for i, name in enumerate("qkv")}),
+    (drawn(NoSkipBlock(PreNormBlock(C, H, head_size=D, n_hidden=F))), {"x": x(B, T, C)}),
+], ids=lambda item: type(item).__name__)
 def test_the_derivation_in_the_docstring_is_what_the_layer_computes(layer, inputs):
     y, saved = layer.forward(*inputs.values())
     dy = RNG(2).standard_normal(y.shape)
@@ -141,9 +144,10 @@ def test_the_whole_is_what_a_trainer_makes_of_it(all_parts):
 
 
 def test_all_begin_with_the_same_weights_and_batches(all_parts):
-    assert all_parts["warm-up"].losses[0] == all_parts["whole"].losses[0] and all_parts["warm-up"].trained[0] == all_parts["whole"].trained[0]
+    whole, no_warmup = all_parts["whole"], all_parts["warm-up"]
+    assert no_warmup.losses[0] == whole.losses[0] and no_warmup.trained[0] == whole.trained[0]
     # the model without a mask has the whole's weights: with its future hidden it is the whole, summed in another order
-    assert all_parts["mask"].hidden[0] == pytest.approx(all_parts["whole"].losses[0], rel=1e-6)
+    assert all_parts["mask"].hidden[0] == pytest.approx(whole.losses[0], rel=1e-6)
     assert len({run.losses[0] for run in all_parts.runs}) == len(PARTS)
 
 
@@ -179,7 +183,8 @@ def test_a_look_at_equal_tokens_without_positions():
     model = GPT(GPTConfig.preset("nano"), seed=0, dtype=np.float64)
     remove(model, "positions")
     seen = look(model, np.full((2, 8), 3))
-    assert seen["focus"] == pytest.approx(np.mean(1 / np.arange(1, 9)), rel=1e-12) and seen["alike"] == pytest.approx(1, rel=1e-12)
+    assert seen["focus"] == pytest.approx(np.mean(1 / np.arange(1, 9)), rel=1e-12)
+    assert seen["alike"] == pytest.approx(1, rel=1e-12)
     model.values *= 3
     assert look(model, np.full((2, 8), 3))["size"] > 2 * seen["size"]
 
@@ -188,7 +193,8 @@ def test_counting_needs_no_model():
     data = read_data("ab" * 1000)
     data.prepare(Settings(steps=1), 16)
     found = counting(data, 2)
-    assert found["uniform"] == math.log(2) and found["single"] == pytest.approx(math.log(2), abs=1e-3) and 0 < found["pairs"] < 1e-2
+    assert found["uniform"] == math.log(2) and found["single"] == pytest.approx(math.log(2), abs=1e-3)
+    assert 0 < found["pairs"] < 1e-2
 
 
 def test_digits_backwards_and_what_is_held_out_stays_so():
@@ -208,7 +214,8 @@ COUNTING = {"uniform": 4.6, "single": 3.3, "pairs": 2.3}
 
 def run(name, loss, last=(1.0, 1.0), look=None, **more):
     looks = {"focus": 0.1, "alike": 0.5, "size": 1.0} | (look or {})
-    return Run(name, *titled(name), 0, {0: 4.6, 30: loss, 300: loss}, first=[1.0, 1.0], last=list(last), looks=[looks, looks], **more)
+    return Run(name, *titled(name), 0, {0: 4.6, 30: loss, 300: loss}, first=[1.0, 1.0], last=list(last),
+               looks=[looks, looks], **more)
 
 
 def said(one, whole=None):
@@ -217,7 +224,8 @@ def said(one, whole=None):
 
 
 @pytest.mark.parametrize("one, says, is_silent_of", [
-    (run("residual", 3.3, (1e-6, 1.0), {"alike": 0.99}), ("how often each character comes", "cosine of 0.99", "no longer hear"), ("above",)),
+    (run("residual", 3.3, (1e-6, 1.0), {"alike": 0.99}),
+     ("how often each character comes", "cosine of 0.99", "no longer hear"), ("above",)),
     (run("residual", 2.3), ("0.30 above the whole's",), ("cosine", "hear", "characters")),
     (run("scale", 2.01), ("shows no difference",), ("above", "attention")),
     (run("scale", 2.2, look={"focus": 0.7}), ("70% of its attention", "0.20 above"), ("no difference",)),
@@ -228,7 +236,8 @@ def said(one, whole=None):
     (run("warm-up", 2.0), ("no difference",), ("Adam",)),
     (run("positions", 2.01, reversed=0.0), ("the mask alone", "0% of the rows right, the whole 100%"), ()),
     (run("positions", 2.5, reversed=1.0), ("0.50 above",), ("the mask alone", "rows right")),
-    (run("mask", 0.05, hidden={300: 6.0}), ("looks the answer up", "it is 6.00, worse than a blind guess"), ("below the whole's",)),
+    (run("mask", 0.05, hidden={300: 6.0}),
+     ("looks the answer up", "it is 6.00, worse than a blind guess"), ("below the whole's",)),
     (run("mask", 2.0, hidden={300: 2.1}), ("not yet found out",), ("because", "guess")),
     (run("norm", 2.0, broke="not finite after step 7"), ("breaks off: not finite after step 7",), ("loss ends",)),
 ])
@@ -239,7 +248,8 @@ def test_a_remark_says_what_the_figures_show_and_no_more(one, says, is_silent_of
 
 
 def test_if_the_whole_breaks_off_nothing_is_compared():
-    assert said(run("norm", 2.0), run(WHOLE, 2.0, broke="not finite after step 3")).startswith("The whole model itself breaks off")
+    whole = run(WHOLE, 2.0, broke="not finite after step 3")
+    assert said(run("norm", 2.0), whole).startswith("The whole model itself breaks off")
 
 
 def test_the_tables_fit_into_80_columns_and_html_shows_them_too(all_parts):
@@ -261,11 +271,13 @@ def test_the_command_prints_the_table_and_writes_all_figures(tmp_path, monkeypat
     out = capsys.readouterr().out
     found = json.loads((tmp_path / "found.json").read_text())
     assert [run["name"] for run in found["runs"]] == ["residual"] and len(found["whole"]["trained"]) == 3
-    assert f"{found['runs'][0]['losses']['3']:.2f}" in out and "no residual: the paths past the branches are gone" in " ".join(out.split())
+    assert f"{found['runs'][0]['losses']['3']:.2f}" in out
+    assert "no residual: the paths past the branches are gone" in " ".join(out.split())
 
 
 @pytest.mark.parametrize("argv, says", [
-    (["residul"], "there is no part 'residul'; 'residual'?"), (["post-norm+norm"], "without the norm, there is no such thing"),
+    (["residul"], "there is no part 'residul'; 'residual'?"),
+    (["post-norm+norm"], "without the norm, there is no such thing"),
     (["--steps", "0"], "steps must be at least 1"), (["--lr", "-1"], "above 0; got -1.0")])
 def test_wrong_calls_are_refused_with_a_sentence(argv, says, capsys):
     with pytest.raises(SystemExit) as stop:

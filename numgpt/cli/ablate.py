@@ -6,11 +6,12 @@ import sys
 
 from numgpt.cli.options import target
 from numgpt.files import replaceable, replacing
-from numgpt.teach.ablate import PARTS, STEPS, TRAINING, Run, ablate
+from numgpt.teach.ablate import STEPS, TRAINING, ablate
+from numgpt.teach.course import PARTS, Run
 from numgpt.teach.terminal import Ink, coloured, width
 
 EXAMPLES = """examples:
-  numgpt ablate                        every part in turn, in about a minute and a half on two cores
+  numgpt ablate                        every part in turn, in about a minute on two cores
   numgpt ablate residual norm
   numgpt ablate post-norm warm-up post-norm+warm-up
   numgpt ablate post-norm --lr 0.003       at a quarter of the learning rate
@@ -23,14 +24,18 @@ def register(commands) -> None:
         "ablate", help="train a tiny GPT with one part missing, beside the whole", epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Train the same tiny GPT with one thing missing, from the same weights on the same batches, and print\n"
-                    "its loss, and the length of its gradient block by block, beside the whole model's: what each part is for.")
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}, or several at once with + (default: each of them)")
-    parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help=f"of training (default: {STEPS})")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of weights and batches (default: 0); the same seed prints the same figures")
-    parser.add_argument("--lr", type=float, default=TRAINING["lr"], metavar="RATE", help=f"highest learning rate (default: {TRAINING['lr']}, "
-                        "more than one would choose, for then one sees what norms and the warm-up are for)")
-    parser.add_argument("--json", type=target, metavar="FILE", help="write all figures there too, with the loss of every step")
-    parser.add_argument("--list", action="store_true", help="print the parts, and what a model without each is")
+                    "its loss, and the length of its gradient block by block, beside the whole model's: what each part\n"
+                    "is for.")
+    add = parser.add_argument
+    add("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}, or several at once with + (default: each of them)")
+    add("--steps", type=int, default=STEPS, metavar="N", help=f"of training (default: {STEPS})")
+    add("--seed", type=int, default=0, metavar="N",
+        help="of weights and batches (default: 0); the same seed prints the same figures")
+    add("--lr", type=float, default=TRAINING["lr"], metavar="RATE",
+        help=f"highest learning rate (default: {TRAINING['lr']}, more than one would choose: one sees what norms and the "
+             "warm-up are for)")
+    add("--json", type=target, metavar="FILE", help="write all figures there too, with the loss of every step")
+    add("--list", action="store_true", help="print the parts, and what a model without each is")
     parser.set_defaults(run=run, error=parser.error)
 
 

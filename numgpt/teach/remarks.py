@@ -4,15 +4,18 @@ import textwrap
 
 from numgpt.teach.terminal import Ink
 
-SAME = 0.03  # two losses nearer than this are the same: with other seeds the whole model's differs by as much
-FAR = 10.0  # times longer, or shorter, than the whole's: a gradient that is shown as such
+SAME = 0.05  # two losses nearer than this are the same: with another seed the whole model's own differs by as much
+FAR = 10.0  # how much more a gradient must have faded than the whole's to be spoken of
 
 
 def text(ablation, columns: int, ink: Ink) -> str:
     said, c, s = ablation.remarks(), ablation.config, ablation.settings
-    head = (f"{ablation.whole.n_params:,} parameters, {c.n_layer} blocks of width {c.n_embd}, {c.n_head} heads of {c.head_dim}; {s.steps} steps of "
-            f"{s.batch} x {c.n_ctx} characters, seed {s.seed}, {ablation.seconds:.0f} s")
-    parts = [textwrap.fill(head, columns), *(_table(head, rows, columns, ink) for head, rows in tables(ablation)), _counting(ablation, columns)]
+    head = (f"{ablation.whole.n_params:,} parameters, {c.n_layer} blocks of width {c.n_embd}, "
+            f"{c.n_head} heads of {c.head_dim}; {s.steps} steps of {s.batch} x {c.n_ctx} characters, learning rate {s.lr:g}, seed {s.seed}; "
+            f"{ablation.seconds:.0f} s")
+    parts = [textwrap.fill(head, columns)]
+    parts += [_table(head, rows, columns, ink) for head, rows in tables(ablation)]
+    parts.append(textwrap.fill(_counted(ablation.counting), columns))
     for run in ablation.runs:
         own = textwrap.fill(f"{run.title}: {run.what}. {said[run.name]}", columns, subsequent_indent="  ")
         parts.append(ink.strong(run.title) + own[len(run.title):])
@@ -49,14 +52,14 @@ def _table(head: list[str], rows: list[list[str]], columns: int, ink: Ink) -> st
     lines = [head, *rows]
     first, *others = (max(len(line[i]) for line in lines if i < len(line)) for i in range(len(head)))
     gap = "  " if first + sum(others) + 2 * len(others) <= columns else " "
-    shown = [f"{line[0]:{first}}" + "".join(f"{gap}{item:>{size}}" for item, size in zip(line[1:], others)) for line in lines]
+    shown = [f"{line[0]:{first}}" + "".join(f"{gap}{item:>{size}}" for item, size in zip(line[1:], others))
+             for line in lines]
     return "\n".join([ink.faint(shown[0]), ink.value(shown[1]), *shown[2:]])
 
 
-def _counting(ablation, columns: int) -> str:
-    c = ablation.counting
-    return textwrap.fill(f"Without a model: all characters alike {c['uniform']:.2f}; by how often each comes {c['single']:.2f}; by the one "
-                         f"before it {c['pairs']:.2f}.", columns)
+def _counted(c: dict[str, float]) -> str:
+    return (f"Without a model: all characters alike {c['uniform']:.2f}; by how often each comes {c['single']:.2f}; "
+            f"by the one before it {c['pairs']:.2f}.")
 
 
 # -- sentences
@@ -76,7 +79,8 @@ def _loss_said(run, a) -> str:
     if run.broke:
         return f"It breaks off: {run.broke}."
     if a.whole.broke:
-        return f"The whole model itself breaks off ({a.whole.broke}): there is nothing to compare with, but at a lower learning rate."
+        return (f"The whole model itself breaks off ({a.whole.broke}): there is nothing to compare with, but at a lower "
+                "learning rate.")
     whole, single = a.whole.loss, a.counting["single"]
     ends = f"Its loss ends at {run.loss:.2f}"
     if run.hidden:
@@ -84,7 +88,8 @@ def _loss_said(run, a) -> str:
     if run.loss > a.counting["uniform"]:
         return f"{ends}, worse than a blind guess ({a.counting['uniform']:.2f})."
     if run.loss > single - SAME > whole:
-        return f"{ends}: it has learned how often each character comes ({single:.2f}), and nothing beyond that (the whole: {whole:.2f})."
+        return (f"{ends}: it has learned how often each character comes ({single:.2f}), and nothing beyond that (the whole: "
+                f"{whole:.2f}).")
     if run.loss > whole + SAME:
         return f"{ends}, {run.loss - whole:.2f} above the whole's."
     if run.loss < whole - SAME:
@@ -105,41 +110,42 @@ def _residual(run, a) -> str:
     mine, whole = run.looks[0]["alike"], a.whole.looks[0]["alike"]
     if mine < whole + 0.2:
         return ""
-    return (f"Attention takes means, and with no path past it little is left of each token by itself: before any training the positions of a "
-            f"text come out of the last block with a mean cosine of {mine:.2f} between them (the whole: {whole:.2f}).")
+    return ("Attention takes means, and with no path past it little is left of each token by itself: before any training "
+            f"the positions of a text come out of the last block with a mean cosine of {mine:.2f} between them (the whole: "
+            f"{whole:.2f}).")
 
 
 def _scale(run, a) -> str:
     mine, whole = run.looks[0]["focus"], a.whole.looks[0]["focus"]
     if mine < 1.3 * whole:
         return ""
-    return (f"A score is a sum of D = {a.config.head_dim} products and grows like its root: before any training, a query gives {mine:.0%} of its "
-            f"attention to one key (the whole: {whole:.0%}), and chance has chosen which.")
+    return (f"A score is a sum of D = {a.config.head_dim} products and grows like its root: before any training, a query "
+            f"gives {mine:.0%} of its attention to one key (the whole: {whole:.0%}), and chance has chosen which.")
 
 
 def _norm(run, a) -> str:
-    (mine, whole), (first, first_of_whole) = ([one.looks[0]["size"] for one in (run, a.whole)], [one.losses[0] for one in (run, a.whole)])
+    mine, whole = run.looks[0]["size"], a.whole.looks[0]["size"]
     if mine < 3 * whole:
         return ""
-    return (f"Each block makes what it gets larger, and nothing brings it back: at the start the numbers after the last block are of size {mine:.3g} "
-            f"(the whole: {whole:.2g}), the loss is {first:.4g} ({first_of_whole:.2f}), and the first block's gradient {run.first[0]:.1e} long "
-            f"({a.whole.first[0]:.2g}). With LayerNorm the size of the weights hardly matters.")
+    return ("Each block makes what it gets larger, and nothing brings it back, as LayerNorm would: at the start the numbers "
+            f"after the last block are of size {mine:.3g} (the whole: {whole:.2g}), the loss is {run.losses[0]:.4g} "
+            f"({a.whole.losses[0]:.2f}), and the first block's gradient {run.first[0]:.1e} long ({a.whole.first[0]:.2g}).")
 
 
 def _post_norm(run, a) -> str:
     if run.loss <= a.whole.loss + SAME:
         return ""
-    return (f"A norm on the path itself rescales what passes at every block, and its gradient too; inside the branches, it leaves the path alone, "
-            f"and the whole bears a learning rate of {a.settings.lr:g}.")
+    return ("A norm on the path itself rescales what passes at every block, and its gradient too; inside the branches, it "
+            f"leaves the path alone, and the whole bears a learning rate of {a.settings.lr:g}.")
 
 
 def _warmup(run, a) -> str:
     early = next((step for step in run.losses if step), None)
     if early is None or run.losses[early] < a.whole.losses[early] + SAME:
         return ""
-    return (f"Adam's first steps move every weight by the learning rate, however small its gradient: after {early} steps its loss is "
-            f"{run.losses[early]:.2f}, the whole's {a.whole.losses[early]:.2f}"
-            + (", and what was torn then is not mended by the end." if run.loss > a.whole.loss + SAME else "; by the end that is mended."))
+    mended = "; by the end that is mended." if run.loss <= a.whole.loss + SAME else ", and by the end that is not mended."
+    return (f"Adam's first steps move every weight by the learning rate, however small its gradient: after {early} steps "
+            f"its loss is {run.losses[early]:.2f}, the whole's {a.whole.losses[early]:.2f}{mended}")
 
 
 def _positions(run, a) -> str:
@@ -147,15 +153,16 @@ def _positions(run, a) -> str:
     if run.loss < a.whole.loss + 3 * SAME:
         said.append("In text the mask alone tells much of the order: a position sees just the tokens before it.")
     if run.reversed is not None and run.reversed < a.whole.reversed - 0.1:
-        said.append(f"Where order is all, it is lost: trained to write digits backwards, it gets {run.reversed:.0%} of the rows right, the "
-                    f"whole {a.whole.reversed:.0%}.")
+        said.append(f"Where order is all, it is lost: trained to write digits backwards, it gets {run.reversed:.0%} of the "
+                    f"rows right, the whole {a.whole.reversed:.0%}.")
     return " ".join(said)
 
 
 def _mask(run, a) -> str:
     hidden, whole = list(run.hidden.values())[-1], a.whole.loss
     if run.loss > whole - SAME:
-        return f"With the future in sight its loss ends at {run.loss:.2f} (the whole: {whole:.2f}): it has not yet found out how to look up the answer."
+        return (f"With the future in sight its loss ends at {run.loss:.2f} (the whole: {whole:.2f}): it has not yet found "
+                "out how to look the answer up.")
     said = f"Its loss ends at {run.loss:.2f} (the whole: {whole:.2f}), because it looks the answer up."
     if hidden > whole + SAME:
         said += (f" Hide what comes after each position, as the future is hidden from who writes, and it is {hidden:.2f}"
@@ -164,5 +171,5 @@ def _mask(run, a) -> str:
     return said
 
 
-_ABOUT = {"residual": _residual, "scale": _scale, "norm": _norm, "post-norm": _post_norm, "warm-up": _warmup, "positions": _positions,
-          "mask": _mask}
+_ABOUT = {"residual": _residual, "scale": _scale, "norm": _norm, "post-norm": _post_norm, "warm-up": _warmup,
+          "positions": _positions, "mask": _mask}

@@ -23,7 +23,8 @@ class Reversal:
 
     def prepare(self, settings, n_ctx: int) -> None:
         if n_ctx < self.T:
-            raise ValueError(f"{self.n} digits and their reversal take {self.T} tokens, which do not fit into a context of {n_ctx}")
+            raise ValueError(f"{self.n} digits and their reversal take {self.T} tokens, which do not fit into a context "
+                             f"of {n_ctx}")
         self.B, self.seed = settings.batch, settings.seed
 
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,8 +1,8 @@
 """The test that was green: why a gradient check is not just finite differences.
 
-A GPT in NumPy once had a test suite of 98, all passing, and wrong gradients in 22 of its 38 tensors: the keys' gradient was
-transposed and then reshaped, which has the right shape. Its test measured derivatives as anybody would. But its weights were drawn
-with a standard deviation of 0.02, where attention hardly matters, and what it allowed was an absolute 1e-4.
+A GPT in NumPy once had a test suite of 98, all passing, and wrong gradients in 22 of its 38 tensors: the keys' gradient
+was transposed and then reshaped, which has the right shape. Its test measured derivatives as anybody would. But its weights
+were drawn with a standard deviation of 0.02, where attention hardly matters, and what it allowed was an absolute 1e-4.
 
 That model is built here of numgpt's layers, with q, k and v apart as it had them, and its test as it was.
 """
@@ -64,7 +64,7 @@ def two_layers(std: float, *, seed: int = 0) -> tuple[GPT, np.ndarray, np.ndarra
 
 
 def usual_test(model: GPT, ids, targets, *, atol: float = 1e-4) -> dict[str, bool]:
-    """The test that such projects have: for each parameter, whether (f(w + h) - f(w - h)) / 2h comes within atol of its gradient."""
+    """The test such projects have: by parameter, whether (f(w + h) - f(w - h)) / 2h comes within atol of its gradient."""
     model.zero_grad()
     _, saved = model.forward(ids, targets)
     model.backward(saved)
