@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from numgpt.cli import main
 from numgpt.gradcheck import check
 from numgpt.layers import CausalAttention, PreNormBlock
 from numgpt.teach.ablate import Ablation, ablate
-from numgpt.teach.course import PARTS, WHOLE, Run, counting, lengths, look, titled
+from numgpt.teach.course import PARTS, WHOLE, Run, counting, lengths, look, made, titled
 from numgpt.teach.reversal import Reversal
 from numgpt.teach.terminal import Ink
 from numgpt.teach.without import REMOVERS, NoSkipBlock, Through, UnmaskedAttention, remove
@@ -46,6 +47,9 @@ def test_a_block_without_its_skips_drops_the_same_numbers_on_both_ways():
     block = drawn(NoSkipBlock(PreNormBlock(C, H, head_size=D, n_hidden=F, dropout_attn=0.2, dropout_resid=0.3)))
     check(lambda x_: block.forward(x_, rng=RNG(3))[0], x(B, T, C),
           backward=lambda dy, x_: block.backward(dy, block.forward(x_, rng=RNG(3))[1])).assert_ok()
+    rng, x_ = RNG(3), x(B, T, C)
+    a = block.dropout(block.attention(block.norm1(x_), rng=rng), rng=rng)
+    assert np.array_equal(block(x_, rng=RNG(3)), block.dropout(block.ffn(block.norm2(a)), rng=rng))
 
 
 @pytest.mark.parametrize("tile", [2, 64])
@@ -138,7 +142,9 @@ def test_the_whole_is_what_a_trainer_makes_of_it(all_parts):
     data = read_data(TEXT)
     model = GPT(all_parts.config, seed=0)
     with Trainer(model, data, all_parts.settings) as trainer:
-        losses = [trainer.step()["loss"] for _ in range(6)]
+        losses = [trainer.step()["loss"]]
+        assert all_parts["whole"].first == lengths(model)
+        losses += [trainer.step()["loss"] for _ in range(5)]
         assert all_parts["whole"].losses[6] == trainer.evaluate()["val_loss"]
     assert all_parts["whole"].trained == losses
 
@@ -149,6 +155,18 @@ def test_all_begin_with_the_same_weights_and_batches(all_parts):
     # the model without a mask has the whole's weights: with its future hidden it is the whole, summed in another order
     assert all_parts["mask"].hidden[0] == pytest.approx(whole.losses[0], rel=1e-6)
     assert len({run.losses[0] for run in all_parts.runs}) == len(PARTS)
+
+
+def test_the_future_is_hidden_from_the_weights_that_were_trained_in_its_sight(all_parts):
+    data, settings = read_data(TEXT), all_parts.settings
+    trained, masked = made("mask", all_parts.config, 0), GPT(all_parts.config, seed=0)
+    with Trainer(trained, data, settings) as trainer:
+        for _ in range(6):
+            trainer.step()
+    masked.values[...] = trained.values
+    with Trainer(masked, data, settings) as judge:
+        assert all_parts["mask"].hidden[6] == pytest.approx(judge.evaluate()["val_loss"], rel=1e-6)
+    assert all_parts["mask"].hidden[6] != all_parts["mask"].losses[6]
 
 
 def test_without_a_warm_up_the_first_step_is_as_long_as_any():
@@ -187,6 +205,13 @@ def test_a_look_at_equal_tokens_without_positions():
     assert seen["alike"] == pytest.approx(1, rel=1e-12)
     model.values *= 3
     assert look(model, np.full((2, 8), 3))["size"] > 2 * seen["size"]
+
+
+def test_how_alike_positions_are_is_the_mean_over_pairs_of_them():
+    model, ids = GPT(GPTConfig.preset("nano", n_layer=1), seed=0, dtype=np.float64), RNG(0).integers(0, 29, (2, 5))
+    x_ = model.body.blocks[0](model.body.positions(model.body.embedding(ids)))
+    cosines = [a @ b / np.sqrt(a @ a * (b @ b)) for text in x_ for a, b in combinations(text, 2)]
+    assert look(model, ids)["alike"] == pytest.approx(np.mean(cosines), rel=1e-12)
 
 
 def test_counting_needs_no_model():
