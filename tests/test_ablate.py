@@ -7,17 +7,18 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from test_docstrings import Part, names, near, section
+from test_docstrings import near
 
 from numgpt import GPT, GPTConfig
 from numgpt.cli import main
 from numgpt.gradcheck import check
 from numgpt.layers import CausalAttention, PreNormBlock
 from numgpt.teach.ablate import Ablation, ablate
-from numgpt.teach.course import PARTS, WHOLE, Run, counting, lengths, look, made, titled
-from numgpt.teach.reversal import Reversal
+from numgpt.teach.ablate.course import PARTS, WHOLE, Run, counting, lengths, look, made, titled
+from numgpt.teach.ablate.reversal import Reversal
+from numgpt.teach.ablate.without import REMOVERS, NoSkipBlock, Through, UnmaskedAttention, remove
+from numgpt.teach.derivation import Derivation, execute, scope
 from numgpt.teach.terminal import Ink
-from numgpt.teach.without import REMOVERS, NoSkipBlock, Through, UnmaskedAttention, remove
 from numgpt.text import CharTokenizer, split
 from numgpt.training import Settings, TextData, Trainer
 from numgpt.verify import cases
@@ -81,13 +82,11 @@ def test_the_derivation_in_the_docstring_is_what_the_layer_computes(layer, input
     y, saved = layer.forward(*inputs.values())
     dy = RNG(2).standard_normal(y.shape)
     result = layer.backward(dy, saved)
-    scope = names(layer) | inputs | {"dy": dy}
-    scope |= {name: Part(getattr(layer, name)) for name in ("norm1", "attention", "norm2", "ffn") if hasattr(layer, name)}
-    exec(section(layer, "Forward"), scope)
-    exec(section(layer, "Backward"), scope)
-    assert near(scope["y"], y)
+    names, derivation = scope(layer) | inputs | {"dy": dy}, Derivation.of(layer)
+    execute((*derivation.forward, *derivation.backward), names)
+    assert near(names["y"], y)
     for name, d in zip(inputs, result if isinstance(result, tuple) else (result,)):
-        assert near(scope[f"d{name}"], d), name
+        assert near(names[f"d{name}"], d), name
 
 
 @pytest.mark.parametrize("part", REMOVERS)

@@ -15,13 +15,13 @@ from numgpt.cli.explain import PAGES
 from numgpt.config import GPTConfig
 from numgpt.teach.ledger import ledger
 from numgpt.layers.param import Layer, Param
-from numgpt.teach import adam
+from numgpt.teach.explain import adam
 from numgpt.teach.derivation import Derivation, execute, scope
-from numgpt.teach.examples import EXAMPLES, Sizes, make
+from numgpt.teach.explain.examples import EXAMPLES, Sizes, make
 from numgpt.teach.explain import explain, find, names
-from numgpt.teach.figures import lines
+from numgpt.teach.explain.figures import lines
 from numgpt.teach.terminal import Ink
-from numgpt.teach.worked import shapes_of
+from numgpt.teach.explain.worked import shapes_of
 from numgpt.training.optim import AdamW
 from numgpt.verify import mutants
 

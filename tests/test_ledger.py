@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from numgpt import GPT, GPTConfig
-from numgpt.teach.held import held
+from numgpt.teach.ledger.held import held
 from numgpt.teach.ledger import ledger
 from numgpt.teach.terminal import Ink
 from numgpt.verify import hard

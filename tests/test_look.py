@@ -13,7 +13,7 @@ from numgpt import GPT, BPETokenizer, CharTokenizer, GPTConfig, huggingface
 from numgpt.cli import main
 from numgpt.layers.attention import TILE
 from numgpt.teach.look import Habit, look
-from numgpt.teach.look_page import FROM, SHADES, fitted, shade, wide
+from numgpt.teach.look.page import FROM, SHADES, fitted, shade, wide
 from numgpt.teach.terminal import Ink
 from numgpt.verify import cases
 from numgpt.verify.passes import compute

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from test_docstrings import Part, names, near, section
+from test_docstrings import near
 
 from numgpt.gradcheck import check
 from numgpt.layers import SelfAttention
 from numgpt.teach import story
+from numgpt.teach.derivation import Derivation, execute, scope
 from numgpt.verify import mutants
 from numgpt.verify.diagnose import diagnose
 from numgpt.verify.trace import example
@@ -94,8 +95,7 @@ def test_their_gradients_are_right_and_are_what_the_docstring_derives():
     apart, _ = apart_and_whole()
     x, dy = np.random.default_rng(1).standard_normal((2, 3, 6)), np.random.default_rng(2).standard_normal((2, 3, 18))
     check(apart, x).assert_ok()
-    scope = names(apart) | {name: Part(getattr(apart, name)) for name in ("query", "key", "value")} | {"x": x, "dy": dy}
-    exec(section(apart, "Forward"), scope)
-    exec(section(apart, "Backward"), scope)
+    names, derivation = scope(apart) | {"x": x, "dy": dy}, Derivation.of(apart)
+    execute((*derivation.forward, *derivation.backward), names)
     y, saved = apart.forward(x)
-    assert near(scope["y"], y) and near(scope["dx"], apart.backward(dy, saved))
+    assert near(names["y"], y) and near(names["dx"], apart.backward(dy, saved))

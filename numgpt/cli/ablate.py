@@ -7,14 +7,14 @@ import sys
 from numgpt.cli.options import target
 from numgpt.files import replaceable, replacing
 from numgpt.teach.ablate import STEPS, TRAINING, ablate
-from numgpt.teach.course import PARTS, Run
+from numgpt.teach.ablate.course import PARTS, Run
 from numgpt.teach.terminal import Ink, coloured, width
 
 EXAMPLES = """examples:
   numgpt ablate                        every part in turn, in about a minute on two cores
   numgpt ablate residual norm
   numgpt ablate post-norm warm-up post-norm+warm-up
-  numgpt ablate post-norm --lr 0.003       at a quarter of the learning rate
+  numgpt ablate post-norm --lr 0.001       at a learning rate that it bears
   numgpt ablate mask --steps 1000 --json mask.json
 """
 

@@ -11,8 +11,8 @@ import numpy as np
 from numgpt.config import GPTConfig
 from numgpt.layers import PostNormBlock
 from numgpt.model import GPT
-from numgpt.teach.reversal import Reversal
-from numgpt.teach.without import REMOVERS, remove
+from numgpt.teach.ablate.reversal import Reversal
+from numgpt.teach.ablate.without import REMOVERS, remove
 from numgpt.training.data import TextData
 from numgpt.training.faults import NotFinite
 from numgpt.training.settings import Settings

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, field
 
 from numgpt.teach import terminal
-from numgpt.teach.figures import lines, plain
-from numgpt.teach.measured import Measured
+from numgpt.teach.explain.figures import lines, plain
+from numgpt.teach.explain.measured import Measured
 from numgpt.teach.paragraphs import docstring, fill
 from numgpt.teach.terminal import Ink
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from numgpt.gradcheck.numeric import Element, NotAnalytic, Numeric
-from numgpt.teach.examples import Example
+from numgpt.teach.explain.examples import Example
 
 SHOWN = 6       # entries of an array that has no more; of a larger one, half as many
 MEASURED = 60   # entries of one array; of a larger one, its largest

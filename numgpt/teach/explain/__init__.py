@@ -12,12 +12,12 @@ from difflib import get_close_matches
 import numpy as np
 
 from numgpt.layers import Layer
-from numgpt.teach import adam
+from numgpt.teach.explain import adam
 from numgpt.teach.derivation import Broken, Derivation
-from numgpt.teach.examples import EXAMPLES, Example, Sizes, make
-from numgpt.teach.measured import Measured, differentiated, measure, tolerance
-from numgpt.teach.page import Explanation
-from numgpt.teach.worked import Worked, shapes_of
+from numgpt.teach.explain.examples import EXAMPLES, Example, Sizes, make
+from numgpt.teach.explain.measured import Measured, differentiated, measure, tolerance
+from numgpt.teach.explain.page import Explanation
+from numgpt.teach.explain.worked import Worked, shapes_of
 
 ALIASES = {"block": "pre-norm-block", "causal-attention": "attention", "ffn": "feed-forward", "mlp": "feed-forward"}
 

@@ -20,7 +20,7 @@ import numpy as np
 from numgpt.layers import BLOCKS
 from numgpt.layers.attention import tiles
 from numgpt.model import GPT
-from numgpt.teach import look_page
+from numgpt.teach.look import page
 from numgpt.teach.terminal import Ink, coloured, width
 from numgpt.verify.adapters import pyplot
 
@@ -92,18 +92,18 @@ class Look:
 
     def text(self, columns: int, ink: Ink = Ink(False)) -> str:
         """For a terminal of so many columns: all heads' habits, and the last layer's heads token by token."""
-        parts = [look_page.habits(self, columns, ink), self.view().text(columns, ink)]
+        parts = [page.habits(self, columns, ink), self.view().text(columns, ink)]
         return "\n\n".join([*filter(None, [self.note(columns)]), *parts])
 
     def note(self, columns: int) -> str:
         """What was left out, in a sentence, if anything was."""
-        return "\n".join(textwrap.wrap(look_page.left_out(self), columns))
+        return "\n".join(textwrap.wrap(page.left_out(self), columns))
 
     def __str__(self):
         return self.text(width(200), Ink(coloured()))
 
     def _repr_html_(self):
-        return look_page.habits_html(self) + self.view()._repr_html_()
+        return page.habits_html(self) + self.view()._repr_html_()
 
 
 @dataclass(frozen=True)
@@ -116,17 +116,17 @@ class View:
     at: int | None
 
     def text(self, columns: int, ink: Ink = Ink(False)) -> str:
-        return (look_page.matrices if self.at is None else look_page.from_one)(self, columns, ink)
+        return (page.matrices if self.at is None else page.from_one)(self, columns, ink)
 
     def __str__(self):
         return self.text(width(200), Ink(coloured()))
 
     def _repr_html_(self):
-        return (look_page.matrices_html if self.at is None else look_page.from_one_html)(self)
+        return (page.matrices_html if self.at is None else page.from_one_html)(self)
 
     def picture(self, path) -> None:
         """A PNG, or what the name ends in; needs matplotlib."""
-        look_page.picture(self, pyplot(), path)
+        page.picture(self, pyplot(), path)
 
 
 def look(model: GPT, text: str | Sequence[int], tokenizer=None) -> Look:
@@ -173,7 +173,7 @@ def visible(i: int, tokenizer) -> str:
 
 def _shown(c: str) -> str:
     if c == " ":
-        return look_page.SPACE
+        return page.SPACE
     if c.isprintable() and unicodedata.category(c)[0] != "M":  # a mark would stand on the sign before it
         return c
     return c.encode("unicode_escape").decode()

@@ -9,7 +9,7 @@ import numpy as np
 
 from numgpt import layers as L
 from numgpt.layers.inputs import IGNORE
-from numgpt.teach.tying import WeightTying
+from numgpt.teach.explain.tying import WeightTying
 
 MOST, LONGEST = 1024, 32  # numbers in one input, and on one of its axes: more are not to be read
 INPUTS = np.array([-2, -1.5, -1, -0.5, 0.5, 1, 1.5, 2])

@@ -8,8 +8,8 @@ import numpy as np
 
 from numgpt.layers import Layer, Param
 from numgpt.teach.derivation import Broken, Statement, run
-from numgpt.teach.examples import Draw, Sizes
-from numgpt.teach.page import Chapter, Explanation, Shown, Step
+from numgpt.teach.explain.examples import Draw, Sizes
+from numgpt.teach.explain.page import Chapter, Explanation, Shown, Step
 from numgpt.training.optim import AdamW
 
 SETTINGS = {"b1": 0.9, "b2": 0.99, "eps": 1e-8, "weight_decay": 0.1}

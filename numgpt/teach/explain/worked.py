@@ -8,10 +8,10 @@ import inspect
 import numpy as np
 
 from numgpt.teach.derivation import Broken, Derivation, Part, Statement, run, scope, subject, undone
-from numgpt.teach.examples import EXAMPLES, PRIMES, Example, make
-from numgpt.teach.figures import letters
-from numgpt.teach.measured import tolerance
-from numgpt.teach.page import Chapter, Shown, Step
+from numgpt.teach.explain.examples import EXAMPLES, PRIMES, Example, make
+from numgpt.teach.explain.figures import letters
+from numgpt.teach.explain.measured import tolerance
+from numgpt.teach.explain.page import Chapter, Shown, Step
 
 LONG = 22  # of what is called, to be a name itself
 

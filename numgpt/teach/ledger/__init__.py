@@ -18,8 +18,8 @@ from numgpt.config import GPTConfig
 from numgpt.layers.inputs import float_type
 from numgpt.model import GPT
 from numgpt.plan import shapes
-from numgpt.teach import ledger_page
-from numgpt.teach.held import ITSELF, held
+from numgpt.teach.ledger import page
+from numgpt.teach.ledger.held import ITSELF, held
 from numgpt.teach.terminal import Ink, coloured, width
 from numgpt.threads import one_blas_thread
 from numgpt.verify import hard
@@ -116,13 +116,13 @@ class Ledger:
 
     def text(self, columns: int, ink: Ink = Ink(False), *, backward: bool = False) -> str:
         """For a terminal of so many columns, 60 at least; backward: with the gradients' formulas too."""
-        return ledger_page.text(self, columns, ink, backward)
+        return page.text(self, columns, ink, backward)
 
     def __str__(self):
         return self.text(width(160), Ink(coloured()))
 
     def _repr_html_(self):
-        return ledger_page.html(self)
+        return page.html(self)
 
 
 def ledger(config: GPTConfig | None = None, *, batch: int = 2, n_tokens: int = 5, seed: int = 0, dtype=np.float64) -> Ledger:

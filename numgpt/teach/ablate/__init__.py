@@ -19,8 +19,8 @@ import numpy as np
 
 from numgpt.config import GPTConfig
 from numgpt.files import nearest
-from numgpt.teach import remarks
-from numgpt.teach.course import PARTS, WHOLE, Run, counting, on_digits, on_text
+from numgpt.teach.ablate import remarks
+from numgpt.teach.ablate.course import PARTS, WHOLE, Run, counting, on_digits, on_text
 from numgpt.teach.terminal import Ink, width
 from numgpt.text import CharTokenizer, corpus, split
 from numgpt.threads import Pool, cores, one_blas_thread
