@@ -132,7 +132,17 @@ def test_the_first_of_the_parameters_that_are_not_finite_is_named_and_the_layers
 # -- signals
 
 
-def test_signals_are_noted_while_one_listens_and_handlers_come_back():
+@pytest.fixture
+def heard():
+    """Signals have their handlers, also where the shell has this process ignore them, as in the background."""
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_signals_are_noted_while_one_listens_and_handlers_come_back(heard):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     signals = Signals()
     with signals.listening():
