@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -122,6 +123,8 @@ class GPT(Layer):
     @classmethod
     def load(cls, path, *, dtype=None, recompute: bool = False) -> "GPT":
         """The model that save wrote, or that a run's checkpoint holds; dtype None: as it was saved, 16-bit numbers in float32."""
+        if os.path.isdir(path):
+            raise FormatError(f"{path} is a folder: name the file in it, such as best.safetensors in that of a run")
         with safetensors.File(path) as file:
             weights = {name: stored for name, stored in stored_in(file).items() if not name.startswith(OPTIMIZER)}
             return cls.filled(config_in(file), weights, str(path), dtype=dtype, recompute=recompute)

@@ -465,6 +465,11 @@ print(peak() - before)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak memory of a process is read from /proc")
+def test_a_folder_is_no_model_s_file(tmp_path):
+    with pytest.raises(FormatError, match="is a folder: name the file in it, such as best.safetensors"):
+        GPT.load(tmp_path)
+
+
 def test_loading_takes_the_memory_of_the_weights_and_of_one_of_them_while_it_is_copied(tmp_path):
     model = GPT(GPTConfig(n_vocab=6000, n_ctx=64, n_layer=3, n_head=4, n_embd=512))
     model.save(tmp_path / "m")
