@@ -250,6 +250,9 @@ def said(one, whole=None):
 @pytest.mark.parametrize("one, says, is_silent_of", [
     (run("residual", 3.3, (1e-6, 1.0), {"alike": 0.99}),
      ("how often each character comes", "cosine of 0.99", "no longer hear"), ("above",)),
+    *((run("scale", loss), ("has learned how often", "nothing beyond"), ("not even",)) for loss in (3.26, 3.34)),
+    *((run("scale", loss), ("not even learned how often", "3.30; the whole: 2.00"), ("beyond",)) for loss in (3.6, 4.5)),
+    (run("scale", 3.2), ("1.20 above the whole's",), ("learned",)),
     (run("residual", 2.3), ("0.30 above the whole's",), ("cosine", "hear", "characters")),
     (run("scale", 2.01), ("shows no difference",), ("above", "attention")),
     (run("scale", 2.2, look={"focus": 0.7}), ("70% of its attention", "0.20 above"), ("no difference",)),
@@ -269,6 +272,11 @@ def test_a_remark_says_what_the_figures_show_and_no_more(one, says, is_silent_of
     sentence = said(one)
     assert all(words in sentence for words in says), sentence
     assert not [words for words in is_silent_of if words in sentence], sentence
+
+
+def test_what_neither_has_learned_is_not_said_of_the_one():
+    assert said(run("scale", 3.6), run(WHOLE, 3.6)).startswith("Its loss ends at 3.60, the whole's at 3.60")
+    assert "0.12 below" in said(run("scale", 3.58), run(WHOLE, 3.7))
 
 
 def test_if_the_whole_breaks_off_nothing_is_compared():

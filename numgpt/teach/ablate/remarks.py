@@ -87,6 +87,8 @@ def _loss_said(run, a) -> str:
         return ""  # that of what it sees says nothing by itself
     if run.loss > a.counting["uniform"]:
         return f"{ends}, worse than a blind guess ({a.counting['uniform']:.2f})."
+    if run.loss > max(single, whole) + SAME:
+        return f"{ends}: it has not even learned how often each character comes ({single:.2f}; the whole: {whole:.2f})."
     if run.loss > single - SAME > whole:
         return (f"{ends}: it has learned how often each character comes ({single:.2f}), and nothing beyond that (the whole: "
                 f"{whole:.2f}).")
