@@ -264,8 +264,12 @@ def said(one, whole=None):
     (run("positions", 2.01, reversed=0.0), ("the mask alone", "0% of the rows right, the whole 100%"), ()),
     (run("positions", 2.5, reversed=1.0), ("0.50 above",), ("the mask alone", "rows right")),
     (run("mask", 0.05, hidden={300: 6.0}),
-     ("looks the answer up", "it is 6.00, worse than a blind guess"), ("below the whole's",)),
-    (run("mask", 2.0, hidden={300: 2.1}), ("not yet found out",), ("because", "guess")),
+     ("looks the answer up", "its loss is 6.00, worse than a blind guess"), ("below the whole's", "not yet")),
+    (run("mask", 0.5, hidden={300: 4.0}), ("looks the answer up", "4.00, worse than counting characters."), ("guess",)),
+    (run("mask", 1.8, hidden={300: 2.03}), ("looks the answer up", "its loss is 2.03."), ("not yet", "worse")),
+    (run("mask", 2.0, hidden={300: 2.1}), ("looks the answer up", "its loss is 2.10."), ("not yet", "worse")),
+    (run("mask", 1.8, hidden={300: 1.82}), ("not yet found out", "hidden at 1.82 (the whole: 2.00)"), ("looks", "below")),
+    (run("mask", 2.5, hidden={300: 2.52}), ("not yet found out", "hidden at 2.52"), ("looks", "worse")),
     (run("norm", 2.0, broke="not finite after step 7"), ("breaks off: not finite after step 7",), ("loss ends",)),
 ])
 def test_a_remark_says_what_the_figures_show_and_no_more(one, says, is_silent_of):

@@ -161,16 +161,15 @@ def _positions(run, a) -> str:
 
 
 def _mask(run, a) -> str:
+    """What a model looks up is what it loses when the future is hidden from it."""
     hidden, whole = list(run.hidden.values())[-1], a.whole.loss
-    if run.loss > whole - SAME:
-        return (f"With the future in sight its loss ends at {run.loss:.2f} (the whole: {whole:.2f}): it has not yet found "
-                "out how to look the answer up.")
-    said = f"Its loss ends at {run.loss:.2f} (the whole: {whole:.2f}), because it looks the answer up."
-    if hidden > whole + SAME:
-        said += (f" Hide what comes after each position, as the future is hidden from who writes, and it is {hidden:.2f}"
-                 + (", worse than a blind guess." if hidden > a.counting["uniform"] else
-                    ", worse than counting characters." if hidden > a.counting["single"] else "."))
-    return said
+    if hidden - run.loss <= SAME:
+        return (f"With the future in sight its loss ends at {run.loss:.2f}, with the future hidden at {hidden:.2f} (the whole: "
+                f"{whole:.2f}): it has not yet found out how to look the answer up.")
+    return (f"Its loss ends at {run.loss:.2f} (the whole: {whole:.2f}), and it looks the answer up: with what comes after "
+            f"each position hidden, as it is from who writes, its loss is {hidden:.2f}"
+            + (", worse than a blind guess." if hidden > a.counting["uniform"] else
+               ", worse than counting characters." if hidden > a.counting["single"] else "."))
 
 
 _ABOUT = {"residual": _residual, "scale": _scale, "norm": _norm, "post-norm": _post_norm, "warm-up": _warmup,
