@@ -122,6 +122,11 @@ def read_data(text):
     return TextData(*split(np.array(tokenizer.encode(text), np.uint16), 0.1), tokenizer)
 
 
+def test_a_mask_that_is_missing_with_something_else_is_spoken_of_too():
+    found = tiny("mask+positions", steps=1)
+    assert "With the future in sight its loss ends at" in found.remarks()["mask+positions"]
+
+
 @pytest.fixture(scope="module")
 def all_parts():
     return tiny()
@@ -281,6 +286,12 @@ def test_a_remark_says_what_the_figures_show_and_no_more(one, says, is_silent_of
 def test_what_neither_has_learned_is_not_said_of_the_one():
     assert said(run("scale", 3.6), run(WHOLE, 3.6)).startswith("Its loss ends at 3.60, the whole's at 3.60")
     assert "0.12 below" in said(run("scale", 3.58), run(WHOLE, 3.7))
+
+
+@pytest.mark.parametrize("name", [*PARTS, *map("+".join, combinations(PARTS, 2))])
+def test_every_run_gets_a_remark(name):
+    for loss in (0.05, 2.0, 2.5, 3.3, 9.0):
+        assert f"loss ends at {loss:.2f}" in said(run(name, loss, hidden={300: 6.0} if "mask" in name.split("+") else {}))
 
 
 def test_if_the_whole_breaks_off_nothing_is_compared():

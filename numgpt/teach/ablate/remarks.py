@@ -69,7 +69,8 @@ def remark(run, a) -> str:
     """What one sees of a run, and why."""
     said = [_loss_said(run, a)]
     if not run.broke and not a.whole.broke:
-        said += [_ABOUT[run.name](run, a)] if run.name in _ABOUT else []
+        about = _mask if run.hidden else _ABOUT.get(run.name)  # of several at once, what is said of no mask still holds
+        said += [about(run, a)] if about else []
         said.append(_vanished(run, a))
     return " ".join(filter(None, said))
 
@@ -173,4 +174,4 @@ def _mask(run, a) -> str:
 
 
 _ABOUT = {"residual": _residual, "scale": _scale, "norm": _norm, "post-norm": _post_norm, "warm-up": _warmup,
-          "positions": _positions, "mask": _mask}
+          "positions": _positions}
