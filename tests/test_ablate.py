@@ -308,6 +308,13 @@ def test_the_tables_fit_into_80_columns_and_html_shows_them_too(all_parts):
     assert any(line.startswith("no 1/sqrt(D) ") and line.endswith(loss) for line in text.splitlines())
 
 
+@pytest.mark.parametrize("steps, says", [(1, "in the last step "), (9, "in the last 9 steps"), (300, "in the last 10 steps")])
+def test_the_head_says_how_many_steps_were_the_last(steps, says):
+    config = GPTConfig(n_vocab=9, n_ctx=8, n_layer=2, n_head=1, n_embd=4)
+    found = Ablation(run(WHOLE, 2.0), [run("scale", 2.0)], config, Settings(steps=steps), COUNTING)
+    assert f"\n{says} " in found.text(80, Ink(False))
+
+
 # -- the command
 
 

@@ -2,6 +2,7 @@
 
 import textwrap
 
+from numgpt.teach.ablate.course import LAST
 from numgpt.teach.terminal import Ink
 
 SAME = 0.05  # two losses nearer than this are the same: with another seed the whole model's own differs by as much
@@ -32,10 +33,11 @@ def tables(ablation) -> list[tuple[list[str], list[list[str]]]]:
         if run.hidden:
             losses.append(["  its future hidden", *(_loss(run.hidden.get(step)) for step in steps)])
     digits = [[run.title, f"{run.reversed:.0%}"] for run in runs if run.reversed is not None]
+    n_last = min(LAST, ablation.settings.steps)
     blocks = [f"block {i}" for i in range(ablation.config.n_layer)]
     return [(["held-out loss after step", *map(str, steps)], losses),
             (["gradient in the first step", *blocks], [[run.title, *map(_length, run.first)] for run in runs]),
-            (["in the last ten steps", *blocks], [[run.title, *map(_length, run.last)] for run in runs]),
+            ([f"in the last {n_last} steps" if n_last > 1 else "in the last step", *blocks], [[run.title, *map(_length, run.last)] for run in runs]),
             *([(["digits written backwards", "right"], digits)] if digits else [])]
 
 
