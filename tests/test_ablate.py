@@ -254,11 +254,15 @@ def said(one, whole=None):
 
 @pytest.mark.parametrize("one, says, is_silent_of", [
     (run("residual", 3.3, (1e-6, 1.0), {"alike": 0.99}),
-     ("how often each character comes", "cosine of 0.99", "no longer hear"), ("above",)),
+     ("how often each character comes", "cosine of 0.99", "1e-06 times as long as the last"), ("above",)),
     *((run("scale", loss), ("has learned how often", "nothing beyond"), ("not even",)) for loss in (3.26, 3.34)),
     *((run("scale", loss), ("not even learned how often", "3.30; the whole: 2.00"), ("beyond",)) for loss in (3.6, 4.5)),
     (run("scale", 3.2), ("1.20 above the whole's",), ("learned",)),
-    (run("residual", 2.3), ("0.30 above the whole's",), ("cosine", "hear", "characters")),
+    (run("residual", 2.3), ("0.30 above the whole's",), ("cosine", "fades", "characters")),
+    (run("residual", 2.3, (0.0, 1.0)), ("the first block's gradient is 0: it fades",), ("times",)),
+    (run("residual", 2.3, (0.0, 0.0)), ("0.30 above",), ("gradient",)),
+    (run("residual", 2.3, (0.05, 1.0)), ("is 0.05 times as long as the last block's (the whole: 1 times)",), ()),
+    (run("residual", 2.3, (0.2, 1.0)), ("0.30 above",), ("gradient",)),
     (run("scale", 2.01), ("shows no difference",), ("above", "attention")),
     (run("scale", 2.2, look={"focus": 0.7}), ("70% of its attention", "0.20 above"), ("no difference",)),
     (run("norm", 2.2), ("0.20 above",), ("nothing brings it back",)),
@@ -292,6 +296,11 @@ def test_what_neither_has_learned_is_not_said_of_the_one():
 def test_every_run_gets_a_remark(name):
     for loss in (0.05, 2.0, 2.5, 3.3, 9.0):
         assert f"loss ends at {loss:.2f}" in said(run(name, loss, hidden={300: 6.0} if "mask" in name.split("+") else {}))
+
+
+@pytest.mark.parametrize("mine, whole", [(0.05, 0.1), (5.0, 100.0)])
+def test_a_gradient_that_the_whole_s_fades_with_or_that_has_grown_is_not_called_faded(mine, whole):
+    assert "fades" not in said(run("scale", 2.0, (mine, 1.0)), run(WHOLE, 2.0, (whole, 1.0)))
 
 
 def test_if_the_whole_breaks_off_nothing_is_compared():

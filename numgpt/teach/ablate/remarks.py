@@ -11,8 +11,8 @@ FAR = 10.0  # how much more a gradient must have faded than the whole's to be sp
 
 def text(ablation, columns: int, ink: Ink) -> str:
     said, c, s = ablation.remarks(), ablation.config, ablation.settings
-    head = (f"{ablation.whole.n_params:,} parameters, {c.n_layer} blocks of width {c.n_embd}, "
-            f"{c.n_head} heads of {c.head_dim}; {s.steps} steps of {s.batch} x {c.n_ctx} characters, learning rate {s.lr:g}, seed {s.seed}; "
+    head = (f"{ablation.whole.n_params:,} parameters, {c.n_layer} blocks of width {c.n_embd}, {c.n_head} heads of "
+            f"{c.head_dim}; {s.steps} steps of {s.batch} x {c.n_ctx} characters, learning rate {s.lr:g}, seed {s.seed}; "
             f"{ablation.seconds:.0f} s")
     parts = [textwrap.fill(head, columns)]
     parts += [_table(head, rows, columns, ink) for head, rows in tables(ablation)]
@@ -104,11 +104,13 @@ def _loss_said(run, a) -> str:
 
 def _vanished(run, a) -> str:
     """The first block's gradient at the end, if it has faded on the way there."""
-    ratio, whole = (one.last[0] / (one.last[-1] or 1.0) for one in (run, a.whole))
+    if not (run.last[-1] and a.whole.last[-1]):
+        return ""  # no way on which it could fade
+    ratio, whole = (one.last[0] / one.last[-1] for one in (run, a.whole))
     if not ratio < min(1, whole) / FAR:
         return ""
-    return (f"In the last steps the first block's gradient is {ratio:.0e} times the last block's (the whole: {whole:.2g}): "
-            "the blocks below no longer hear of the loss.")
+    size = f"{ratio:.1g} times as long as the last block's (the whole: {whole:.2g} times)" if ratio else "0"
+    return f"In the last steps the first block's gradient is {size}: it fades on its way down through the blocks."
 
 
 def _residual(run, a) -> str:
