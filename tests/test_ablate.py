@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 from itertools import combinations
+from threading import Event
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from numgpt import GPT, GPTConfig
 from numgpt.cli import main
 from numgpt.gradcheck import check
 from numgpt.layers import CausalAttention, PreNormBlock
-from numgpt.teach.ablate import Ablation, ablate
-from numgpt.teach.ablate.course import PARTS, WHOLE, Run, counting, lengths, look, made, titled
+from numgpt.teach.ablate import Ablation, ablate, course
+from numgpt.teach.ablate.course import PARTS, WHOLE, Run, counting, lengths, look, made, on_digits, on_text, titled
 from numgpt.teach.ablate.reversal import Reversal
 from numgpt.teach.ablate.without import REMOVERS, NoSkipBlock, Through, UnmaskedAttention, remove
 from numgpt.teach.derivation import Derivation, execute, scope
@@ -96,6 +97,8 @@ def test_a_model_without_a_part_has_right_gradients_and_keeps_its_other_weights(
     remove(model, part)
     own = dict(whole.named_params())
     assert all(np.array_equal(param.value, own[name].value) for name, param in model.named_params())
+    absent = {"norm": "norm", "positions": "positions"}.get(part)
+    assert [name for name, _ in model.named_params()] == [name for name in own if not (absent and absent in name)]
     ids = RNG(0).integers(0, V, (2, 3, T))
     assert model(*ids) != whole(*ids)
     check(drawn(model), *ids).assert_ok()
@@ -151,6 +154,27 @@ def test_the_whole_is_what_a_trainer_makes_of_it(all_parts):
         losses += [trainer.step()["loss"] for _ in range(5)]
         assert all_parts["whole"].losses[6] == trainer.evaluate()["val_loss"]
     assert all_parts["whole"].trained == losses
+
+
+def test_the_last_gradients_are_the_mean_of_ten_steps(all_parts):
+    settings, data, lasts = Settings.from_dict(all_parts.settings.to_dict() | {"steps": 12}), read_data(TEXT), []
+    model = GPT(all_parts.config, seed=0)
+    with Trainer(model, data, settings) as trainer:
+        for _ in range(12):
+            trainer.step()
+            lasts.append(lengths(model))
+    found = on_text(WHOLE, all_parts.config, settings, data, Event(), lambda run: None)
+    assert found.first == lasts[0] and found.last == np.mean(lasts[2:], 0).tolist()
+
+
+def test_digits_are_trained_with_more_rows_and_fewer_steps(all_parts, monkeypatch):
+    seen, stop = [], Event()
+    monkeypatch.setattr(course, "Trainer", lambda *three: seen.append(three[-1]) or Trainer(*three))
+    stop.set()
+    for steps in (500, 7):
+        settings = Settings.from_dict(all_parts.settings.to_dict() | {"steps": steps})
+        on_digits(WHOLE, all_parts.config, settings, stop)
+    assert [(one.steps, one.batch, one.lr) for one in seen] == [(100, 32, settings.lr), (7, 32, settings.lr)]
 
 
 def test_all_begin_with_the_same_weights_and_batches(all_parts):
@@ -211,6 +235,21 @@ def test_a_look_at_equal_tokens_without_positions():
     assert look(model, np.full((2, 8), 3))["size"] > 2 * seen["size"]
 
 
+def test_a_look_sees_attention_where_it_stands_behind_the_norm_or_before_it():
+    """Behind a norm, a stream that is ten times as large draws no more attention to one key."""
+    ids, seen = RNG(0).integers(0, 29, (2, 5)), {}
+    for norm in ("pre", "post"):
+        model = GPT(GPTConfig.preset("nano", n_layer=1, norm=norm), seed=0, dtype=np.float64)
+        for table in (model.body.embedding.table, model.body.positions.table):
+            table.value *= 1e3  # so that the norm's eps of 1e-5 beside a mean square of 400 is 3e-8 of it
+        seen[norm] = [look(model, ids)["focus"]]
+        for table in (model.body.embedding.table, model.body.positions.table):
+            table.value *= 10
+        seen[norm].append(look(model, ids)["focus"])
+    assert seen["pre"][1] == pytest.approx(seen["pre"][0], rel=1e-6)
+    assert seen["post"][1] > 1.1 * seen["post"][0]
+
+
 def test_how_alike_positions_are_is_the_mean_over_pairs_of_them():
     model, ids = GPT(GPTConfig.preset("nano", n_layer=1), seed=0, dtype=np.float64), RNG(0).integers(0, 29, (2, 5))
     x_ = model.body.blocks[0](model.body.positions(model.body.embedding(ids)))
@@ -241,9 +280,9 @@ def test_digits_backwards_and_what_is_held_out_stays_so():
 COUNTING = {"uniform": 4.6, "single": 3.3, "pairs": 2.3}
 
 
-def run(name, loss, last=(1.0, 1.0), look=None, **more):
+def run(name, loss, last=(1.0, 1.0), look=None, early=None, **more):
     looks = {"focus": 0.1, "alike": 0.5, "size": 1.0} | (look or {})
-    return Run(name, *titled(name), 0, {0: 4.6, 30: loss, 300: loss}, first=[1.0, 1.0], last=list(last),
+    return Run(name, *titled(name), 0, {0: 4.6, 30: early or loss, 300: loss}, first=[1.0, 1.0], last=list(last),
                looks=[looks, looks], **more)
 
 
@@ -269,6 +308,8 @@ def said(one, whole=None):
     (run("norm", 9.0, look={"size": 50.0}), ("worse than a blind guess", "of size 50"), ()),
     (run("post-norm", 1.8), ("0.20 below the whole's",), ("rescales",)),
     (run("warm-up", 2.3), ("after 30 steps its loss is 2.30, the whole's 2.00",), ("no difference",)),
+    (run("warm-up", 2.3), ("and by the end that is not mended.",), ("; by the end",)),
+    (run("warm-up", 2.0, early=2.4), ("after 30 steps its loss is 2.40", "; by the end that is mended."), ("not mended",)),
     (run("warm-up", 2.0), ("no difference",), ("Adam",)),
     (run("positions", 2.01, reversed=0.0), ("the mask alone", "0% of the rows right, the whole 100%"), ()),
     (run("positions", 2.5, reversed=1.0), ("0.50 above",), ("the mask alone", "rows right")),
@@ -317,7 +358,8 @@ def test_the_tables_fit_into_80_columns_and_html_shows_them_too(all_parts):
     assert any(line.startswith("no 1/sqrt(D) ") and line.endswith(loss) for line in text.splitlines())
 
 
-@pytest.mark.parametrize("steps, says", [(1, "in the last step "), (9, "in the last 9 steps"), (300, "in the last 10 steps")])
+@pytest.mark.parametrize("steps, says", [
+    (1, "in the last step "), (9, "in the last 9 steps"), (300, "in the last 10 steps")])
 def test_the_head_says_how_many_steps_were_the_last(steps, says):
     config = GPTConfig(n_vocab=9, n_ctx=8, n_layer=2, n_head=1, n_embd=4)
     found = Ablation(run(WHOLE, 2.0), [run("scale", 2.0)], config, Settings(steps=steps), COUNTING)
