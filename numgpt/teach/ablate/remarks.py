@@ -174,8 +174,9 @@ def _mask(run, a) -> str:
     if hidden - run.loss <= SAME:
         return (f"With the future in sight its loss ends at {run.loss:.2f}, with the future hidden at {hidden:.2f} (the "
                 f"whole: {whole:.2f}): it has not yet found out how to look the answer up.")
-    return (f"Its loss ends at {run.loss:.2f} (the whole: {whole:.2f}), and it looks the answer up: with what comes after "
-            f"each position hidden, as it is from who writes, its loss is {hidden:.2f}"
+    found = "looks the answer up" if run.loss < hidden / 2 else "has begun to look the answer up"
+    return (f"Its loss ends at {run.loss:.2f} (the whole: {whole:.2f}), and it {found}: with what comes after each position "
+            f"hidden, as it is from who writes, its loss is {hidden:.2f}"
             + (", worse than a blind guess." if hidden > a.counting["uniform"] else
                ", worse than counting characters." if hidden > a.counting["single"] else "."))
 
