@@ -249,7 +249,8 @@ def test_the_distances_in_the_closing_sentences_are_those_that_are_seen(name):
     farthest = max(abs(m.farthest.backward - m.farthest.exact) for m in explanation.measured)
     assert (f"from a complex step than {farthest:.0e}" if farthest else "each is its complex step to the bit") in rest[0]
     off = max(abs(entry.difference - entry.exact) for m in explanation.measured for entry in m.shown)
-    assert not off or f"off by up to {off:.0e} here" in rest[0]
+    where = "here" if all(m.size == len(m.shown) for m in explanation.measured) else "in those shown"
+    assert not off or f"subtracts two nearly equal numbers, and is off by up to {off:.0e} {where}." in rest[0]
 
 
 def along(again: Recomputed, whose: str, index, dy):
@@ -362,6 +363,32 @@ def test_a_gradient_that_is_wrong_by_its_forward_alone_is_said_with_its_numbers(
                for line, entry in zip(table_of(explanation, array), array.shown, strict=True))
     said = r"dup\.bias\[\d\] is \S+ by backward, and \S+ by complex step"
     assert any(re.match(said, fault) for fault in explanation.faults)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 8), (2, 4, 16)])
+@pytest.mark.parametrize("name", ["feed-forward", "self-attention", "pre-norm-block"])
+def test_a_column_that_backward_leaves_out_is_noticed_in_arrays_of_any_size_and_shown_first(name, shape, monkeypatch):
+    backward = L.Linear.backward
+
+    def without_the_last_column(self, dy, saved):
+        before = self.weight.grad[:, -1].copy()
+        dx = backward(self, dy, saved)
+        self.weight.grad[:, -1] = before
+        return dx
+
+    monkeypatch.setattr(L.Linear, "backward", without_the_last_column)
+    explanation = explain(name, shape=shape)
+    text = explanation.text(WIDTH)
+    wrong = [m for m in explanation.measured if m.wrong]
+    assert {m.name.rpartition(".")[2] for m in wrong} == {"weight"} and len(wrong) == 2 * (1 + (name == "pre-norm-block"))
+    for m in wrong:
+        rows, columns = m.shape
+        assert f"  d{m.name}  {rows} of {rows * columns} wrong, the farthest first" in text
+        assert all(entry.wrong and entry.backward == 0 and entry.index[1] == columns - 1 for entry in m.shown)
+        farthest = sorted((abs(entry.exact) for entry in m.shown), reverse=True)
+        assert [abs(entry.exact) for entry in m.shown] == farthest and m.farthest.apart == farthest[0]
+        assert any(f"d{m.name}{list(m.farthest.index)} is 0 by backward" in fault
+                   and f"{rows} of its {rows * columns} entries are wrong" in fault for fault in explanation.faults)
 
 
 # -- the page

@@ -51,9 +51,7 @@ def explain(name: str, *, seed: int = 0, shape: tuple[int, int, int] | None = No
     wrong = [f"d{n} has the shape {g.shape}; its array has {x.shape}" for n, x in differentiated(example).items()
              if (g := gradients[n]).shape != x.shape]
     measured = [] if wrong else measure(example, worked.dy, gradients, tolerance(gradients, dtype))
-    farthest = [(f"d{m.name}{list(m.farthest.index)}", m.farthest) for m in measured]
-    faults += wrong + [f"{which} is {entry.backward:.6g} by backward, and {entry.exact:.6g} by complex step"
-                       for which, entry in farthest if entry.wrong]
+    faults += wrong + [_fault(m) for m in measured if m.wrong]
     verdicts = _verdicts(worked, measured, dtype) if not faults else []
     return Explanation(name, derivation.title, derivation.text, _said(shapes, sizes, seed, dtype, example),
                        worked.chapters(shapes), measured, verdicts, faults)
@@ -85,18 +83,24 @@ def _said(shapes: dict, sizes: Sizes, seed: int, dtype, example: Example) -> str
     return ", ".join(parts) + f"; seed {seed}, {np.dtype(dtype)}" + (f"; {example.note}" if example.note else "")
 
 
+def _fault(m: Measured) -> str:
+    one = m.farthest
+    more = f"; {m.wrong} of its {m.size} entries are wrong" if m.wrong > 1 else ""
+    return f"d{m.name}{list(one.index)} is {one.backward:.6g} by backward, and {one.exact:.6g} by complex step{more}"
+
+
 def _verdicts(worked: Worked, measured: list[Measured], dtype) -> list[str]:
     drift = max(worked.drift.values())
     found = [f"The docstring's lines gave what the layer gave, {', '.join(worked.drift)}: "
              + ("to the bit." if drift == 0 else f"no further apart than {drift:.0e}.")]
     if measured:
-        count, apart = sum(m.count for m in measured), max(m.farthest.apart for m in measured)
+        count, apart = sum(m.size for m in measured), max(m.farthest.apart for m in measured)
         off = max(abs(entry.difference - entry.exact) for m in measured for entry in m.shown)
         near = f"no further from a complex step than {apart:.0e}" if apart else "and each is its complex step to the bit"
         text = f"{count} gradient{'s' * (count != 1)} measured, {near}."
         if off:
-            text += (" A finite difference takes two nearly equal numbers from each other, and is off by up to "
-                     f"{off:.0e} here.")
+            where = "here" if count == sum(len(m.shown) for m in measured) else "in those shown"
+            text += f" A finite difference subtracts two nearly equal numbers, and is off by up to {off:.0e} {where}."
         if np.dtype(dtype) != np.float64:
             text += " Both are measured in float64."
         found.append(text)

@@ -10,8 +10,7 @@ import numpy as np
 from numgpt.gradcheck.numeric import Element, NotAnalytic, Numeric
 from numgpt.teach.explain.examples import Example
 
-SHOWN = 6       # entries of an array that has no more; of a larger one, half as many
-MEASURED = 60   # entries of one array; of a larger one, its largest
+SHOWN = 6  # entries of an array that has no more; of a larger one, half as many
 ROUNDINGS = 1000
 
 
@@ -36,13 +35,20 @@ class Entry:
 
 @dataclass
 class Measured:
-    """The entries of one gradient, the largest first where they are many."""
+    """One gradient: every entry by complex step, and those that are shown by a difference too.
+
+    Where not all are shown, what is wrong comes first, the farthest before the others, and then the largest.
+    """
 
     name: str
     shape: tuple[int, ...]
     shown: list[Entry]
-    count: int       # measured by complex step
-    farthest: Entry  # from its complex step, of all that were measured
+    wrong: int       # how many of all its entries
+    farthest: Entry  # from its complex step, of all
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
 
 
 def differentiated(example: Example) -> dict[str, np.ndarray]:
@@ -83,17 +89,19 @@ def tolerance(gradients: dict[str, np.ndarray], dtype) -> float:
 
 
 def _measured(numeric: Numeric, name: str, gradient: np.ndarray, limit: float) -> Measured:
-    order = np.argsort(-np.abs(gradient), axis=None, kind="stable")[:MEASURED].tolist()
-    exact = {i: _complex_step(numeric, name, i) for i in order}
-    flat = gradient.reshape(-1)
-    largest = sorted(order) if gradient.size <= SHOWN else order[:SHOWN // 2]
-    farthest = max(order, key=lambda i: np.nan_to_num(abs(float(flat[i]) - exact[i]), nan=np.inf))
+    flat = gradient.reshape(-1).astype(np.float64)
+    exact = np.array([_complex_step(numeric, name, i) for i in range(flat.size)])
+    apart = np.nan_to_num(np.abs(flat - exact), nan=np.inf)
+    wrong = ~(apart <= limit)
+    first = np.lexsort((-np.abs(flat), np.where(wrong, -apart, 0.0)))
+    shown = range(flat.size) if flat.size <= SHOWN else first[:SHOWN // 2].tolist()
 
     def entry(i: int) -> Entry:
         difference = float(numeric.central(name, Element(i)).value[0])
-        return Entry(tuple(int(k) for k in np.unravel_index(i, gradient.shape)), float(flat[i]), difference, exact[i], limit)
+        index = tuple(int(k) for k in np.unravel_index(i, gradient.shape))
+        return Entry(index, float(flat[i]), difference, float(exact[i]), limit)
 
-    return Measured(name, gradient.shape, [entry(i) for i in largest], len(order), entry(farthest))
+    return Measured(name, gradient.shape, [entry(i) for i in shown], int(wrong.sum()), entry(int(apart.argmax())))
 
 
 def _complex_step(numeric: Numeric, name: str, i: int) -> float:

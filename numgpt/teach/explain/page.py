@@ -1,7 +1,6 @@
 """An explanation and how it is laid out: a derivation, the same with numbers, and its gradients measured."""
 
 import html
-import math
 import re
 from dataclasses import dataclass, field
 
@@ -138,8 +137,9 @@ def _table(measured: list[Measured], width: int, ink: Ink) -> list[str]:
     page = [ink.faint(" " * margin + "".join(f"  {head:>{cell}}" for head in heads) + "    apart")]
     rows = iter(words)
     for array in measured:
-        size = math.prod(array.shape)
-        more = f"  the largest {len(array.shown)} of {size}" if size > len(array.shown) else ""
+        many = array.size > len(array.shown)
+        more = f"  {array.wrong} of {array.size} wrong, the farthest first" if many and array.wrong else (
+            f"  the largest {len(array.shown)} of {array.size}" if many else "")
         page.append(f"  {ink.strong('d' + array.name)}{ink.faint(more)}")
         for entry in array.shown:
             cells = zip(next(rows), (ink.gradient, ink.value, ink.value))
