@@ -100,8 +100,7 @@ class Recomputed:
     """An example's layer by itself, and what its derivation's lines give, with eval for what a page calls an array."""
 
     def __init__(self, name: str, **options):
-        _, _, B = EXAMPLES[name]
-        sizes = Sizes.of(*(options.get("shape") or (B, 2, 3)))
+        sizes = Sizes.of(*(options.get("shape") or EXAMPLES[name][2]))
         self.example = make(name, sizes, options.get("seed", 0), options.get("dtype", np.float64))
         self.layer = layer = self.example.layer
         self.names = scope(layer) | dict(self.example.names) | self.example.inputs
@@ -214,10 +213,11 @@ def test_each_measured_gradient_is_measured_again_from_forward_alone(name):
         index = tuple(map(int, re.findall(r"\d+", line.partition("]")[0])))
         backward, difference, exact, apart = line.partition("]")[2].split()
         f = along(again, whose, index, dy)
-        h = 1e-5
+        slope, twice = ((f(h) - f(-h)).real / (2 * h) for h in (1e-5, 2e-5))
         assert as_printed(backward, gradients[whose][index])
         assert as_printed(exact, f(1e-30j).imag / 1e-30)
-        assert abs(float(difference) - (f(h) - f(-h)).real / (2 * h)) < 1e-8  # of a third derivative and of roundings / h
+        third = abs(twice - slope)  # three times what the third derivative makes of slope; beside it are roundings / h
+        assert abs(float(difference) - slope) < third + 1e-8
         assert float(apart) <= 1e-13
         seen.setdefault(whose, []).append(index)
     assert counts == {name: (len(seen[name]), gradient.size) for name, gradient in gradients.items()}
@@ -234,7 +234,7 @@ def test_the_distances_in_the_closing_sentences_are_those_that_are_seen(name):
     derivation, output = Derivation.of(again.layer), Derivation.of(again.layer).output
     dy = next(one.value for one in explanation.shown() if one.name == f"d{output}")
     gradients = again.backward(dy)
-    again.names = scope(again.layer) | make(name, Sizes.of(EXAMPLES[name][2], 2, 3)).names | again.example.inputs
+    again.names = scope(again.layer) | make(name, Sizes.of(*EXAMPLES[name][2])).names | again.example.inputs
     execute(derivation.forward, again.names)
     again.names[f"d{output}"] = dy
     again.layer.zero_grad()
@@ -363,6 +363,36 @@ def test_a_gradient_that_is_wrong_by_its_forward_alone_is_said_with_its_numbers(
                for line, entry in zip(table_of(explanation, array), array.shown, strict=True))
     said = r"dup\.bias\[\d\] is \S+ by backward, and \S+ by complex step"
     assert any(re.match(said, fault) for fault in explanation.faults)
+
+
+@pytest.mark.parametrize("slug", ["heads-merged-wrong", "scale-by-width"])
+def test_a_mistake_about_heads_is_noticed_at_the_usual_shape_in_every_form(slug):
+    """Where forward has it too, backward is forward's own: then only the lines of that layer's docstring are against it."""
+    for form in mutants.forms(slug):
+        forward = any(edit.where.endswith(".forward") for edit in form.edits)
+        where = "attention" if all("CausalAttention" in edit.where for edit in form.edits) else "self-attention"
+        for name in (where,) if forward else (where, "self-attention", "block", "post-norm-block"):
+            with mutants.apply(form):
+                assert explain(name).faults, (form.story, name)
+
+
+def test_a_bias_s_gradient_of_one_sequence_alone_is_noticed_at_the_usual_shape(monkeypatch):
+    backward = L.LayerNorm.backward
+
+    def of_the_first_alone(self, dy, saved):
+        before = self.bias.grad.copy()
+        dx = backward(self, dy, saved)
+        self.bias.grad[...] = before + dy[0].sum(0)
+        return dx
+
+    monkeypatch.setattr(L.LayerNorm, "backward", of_the_first_alone)
+    assert any(fault.startswith("dbias[") for fault in explain("layernorm").faults)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_ids_of_an_embedding_s_example_repeat_within_a_sequence_and_from_one_to_the_next(seed):
+    first, second = make("embedding", Sizes.of(*EXAMPLES["embedding"][2]), seed).inputs["ids"].tolist()
+    assert len(set(first)) < len(first) and set(first) & set(second)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 8), (2, 4, 16)])

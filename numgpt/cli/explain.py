@@ -51,7 +51,7 @@ def register(commands) -> None:
                         help="a layer, or block, gpt, adamw, softmax-cross-entropy, weight-tying (default: list all)")
     parser.add_argument("--seed", type=_seed, default=0, help="of the example's numbers (default: 0)")
     parser.add_argument("--shape", type=_shape, metavar="B,T,C",
-                        help="sequences, tokens and channels (default: 1,2,3, or 2,2,3 where the batch matters)")
+                        help="sequences, tokens and channels (default: 1,2,3, with more where that hides something)")
     parser.add_argument("--float32", action="store_true",
                         help="run the example in single precision; derivatives are measured in double")
     parser.set_defaults(run=run, error=parser.error)

@@ -14,7 +14,7 @@ import numpy as np
 from numgpt.layers import Layer
 from numgpt.teach.explain import adam
 from numgpt.teach.derivation import Broken, Derivation
-from numgpt.teach.explain.examples import EXAMPLES, Example, Sizes, make
+from numgpt.teach.explain.examples import EXAMPLES, USUAL, Example, Sizes, make
 from numgpt.teach.explain.measured import Measured, differentiated, measure, tolerance
 from numgpt.teach.explain.page import Explanation
 from numgpt.teach.explain.worked import Worked, shapes_of
@@ -34,8 +34,7 @@ def explain(name: str, *, seed: int = 0, shape: tuple[int, int, int] | None = No
     seed draws the numbers, shape is (B, T, C), dtype what the example is computed in. Derivatives are measured in float64.
     """
     name = find(name)
-    B = EXAMPLES[name][2] if name in EXAMPLES else 1
-    sizes = Sizes.of(*(shape or (B, 2, 3)))
+    sizes = Sizes.of(*(shape or (EXAMPLES[name][2] if name in EXAMPLES else USUAL)))
     if name == "adamw":
         return adam.explain(sizes, seed, dtype)
     example, kind = make(name, sizes, seed, dtype), EXAMPLES[name][0]

@@ -83,9 +83,9 @@ class Draw:
         return layer
 
     def ids(self, s: Sizes) -> np.ndarray:
-        """The last token is the first once more."""
+        """The last of every sequence is the first token of all: one that comes twice in a sequence, and in each of them."""
         ids = self.rng.integers(0, s.V, (s.B, s.T))
-        ids.flat[-1] = ids.flat[0]
+        ids[:, -1] = ids[0, 0]
         return ids
 
     def mask_seed(self, shape: tuple[int, ...], p: float) -> int:
@@ -157,31 +157,35 @@ def _tying(draw: Draw, s: Sizes) -> Example:
     return Example(layer, {"ids": ids, "targets": targets}, names={"table": layer.table.value})
 
 
-# name: the class whose docstring it is, how its example is made, and B where one sequence would not show it
-EXAMPLES: dict[str, tuple[type, Callable, int]] = {
-    "linear": (L.Linear, _linear, 1),
-    "embedding": (L.Embedding, _embedding, 2),
-    "learned-positions": (L.LearnedPositions, _one(lambda s, d: L.LearnedPositions(s.n_ctx, s.C, dtype=d)), 2),
-    "sinusoidal-positions": (L.SinusoidalPositions, _one(lambda s, d: L.SinusoidalPositions(s.n_ctx, s.C)), 1),
-    "layernorm": (L.LayerNorm, _one(lambda s, d: L.LayerNorm(s.C, dtype=d)), 1),
-    "gelu": (L.GELU, _one(lambda s, d: L.GELU()), 1),
-    "gelu-tanh": (L.GELUTanh, _one(lambda s, d: L.GELUTanh()), 1),
-    "relu": (L.ReLU, _one(lambda s, d: L.ReLU()), 1),
-    "silu": (L.SiLU, _one(lambda s, d: L.SiLU()), 1),
-    "quick-gelu": (L.QuickGELU, _one(lambda s, d: L.QuickGELU()), 1),
-    "dropout": (L.Dropout, _dropout, 1),
-    "softmax": (L.Softmax, _one(lambda s, d: L.Softmax(), letters=(("S", "C"),)), 1),
-    "attention": (L.CausalAttention, _attention, 1),
+USUAL = 1, 2, 3
+SEQUENCES = 2, 2, 3  # where one alone would not show it: what is summed over them, or looked up in them
+HEADS = 1, 3, 4      # where one alone would not show it: two, of two channels, which are not as many as the tokens
+
+# name: the class whose docstring it is, how its example is made, and its usual shape (B, T, C)
+EXAMPLES: dict[str, tuple[type, Callable, tuple[int, int, int]]] = {
+    "linear": (L.Linear, _linear, USUAL),
+    "embedding": (L.Embedding, _embedding, SEQUENCES),
+    "learned-positions": (L.LearnedPositions, _one(lambda s, d: L.LearnedPositions(s.n_ctx, s.C, dtype=d)), SEQUENCES),
+    "sinusoidal-positions": (L.SinusoidalPositions, _one(lambda s, d: L.SinusoidalPositions(s.n_ctx, s.C)), USUAL),
+    "layernorm": (L.LayerNorm, _one(lambda s, d: L.LayerNorm(s.C, dtype=d)), SEQUENCES),
+    "gelu": (L.GELU, _one(lambda s, d: L.GELU()), USUAL),
+    "gelu-tanh": (L.GELUTanh, _one(lambda s, d: L.GELUTanh()), USUAL),
+    "relu": (L.ReLU, _one(lambda s, d: L.ReLU()), USUAL),
+    "silu": (L.SiLU, _one(lambda s, d: L.SiLU()), USUAL),
+    "quick-gelu": (L.QuickGELU, _one(lambda s, d: L.QuickGELU()), USUAL),
+    "dropout": (L.Dropout, _dropout, USUAL),
+    "softmax": (L.Softmax, _one(lambda s, d: L.Softmax(), letters=(("S", "C"),)), USUAL),
+    "attention": (L.CausalAttention, _attention, HEADS),
     "self-attention": (L.SelfAttention, _one(lambda s, d: L.SelfAttention(s.C, s.H, head_size=s.D, dtype=d),
-                                             SMALLER, _heads), 1),
-    "feed-forward": (L.FeedForward, _one(lambda s, d: L.FeedForward(s.C, s.F, dtype=d), SMALL), 1),
-    "pre-norm-block": (L.PreNormBlock, _one(_block("pre"), SMALL), 1),
-    "post-norm-block": (L.PostNormBlock, _one(_block("post"), SMALL), 1),
+                                             SMALLER, _heads), HEADS),
+    "feed-forward": (L.FeedForward, _one(lambda s, d: L.FeedForward(s.C, s.F, dtype=d), SMALL), USUAL),
+    "pre-norm-block": (L.PreNormBlock, _one(_block("pre"), SMALL), HEADS),
+    "post-norm-block": (L.PostNormBlock, _one(_block("post"), SMALL), HEADS),
     "recompute": (L.Recompute, _one(lambda s, d: L.Recompute(L.FeedForward(s.C, s.F, dtype=d)), SMALL,
-                                    note="layer is a FeedForward here"), 1),
-    "softmax-cross-entropy": (L.SoftmaxCrossEntropy, _softmax_cross_entropy, 2),
-    "head-loss": (L.HeadLoss, _head_loss, 1),
-    "weight-tying": (WeightTying, _tying, 1),
+                                    note="layer is a FeedForward here"), USUAL),
+    "softmax-cross-entropy": (L.SoftmaxCrossEntropy, _softmax_cross_entropy, SEQUENCES),
+    "head-loss": (L.HeadLoss, _head_loss, USUAL),
+    "weight-tying": (WeightTying, _tying, USUAL),
 }
 
 
