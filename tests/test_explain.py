@@ -5,6 +5,7 @@ import inspect
 import io
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -527,10 +528,25 @@ def test_gpt_is_a_page_of_its_own_listed_printed_and_suggested(monkeypatch, caps
     assert main(["explain", "GPT", "--seed", "3", "--shape", "1,3,4", "--float32"]) == 0
     config = GPTConfig.preset("nano", n_ctx=3, n_embd=4, n_head=2)
     assert capsys.readouterr().out == f"{ledger(config, batch=1, n_tokens=3, seed=3, dtype=np.float32)}\n"
-    for arguments, says in ((["gppt"], "there is no explanation of 'gppt': gpt?"), (["gpt", "--shape", "0,3,4"], "at least 1; got 0")):
+    for arguments, says in ((["gppt"], "there is no explanation of 'gppt': gpt?"),
+                            (["gpt", "--shape", "0,3,4"], "at least 1; got 0")):
         with pytest.raises(SystemExit):
             main(["explain", *arguments])
         assert says in capsys.readouterr().err
+
+
+def test_gpt_ends_with_1_and_says_so_where_its_sums_are_not_the_plan_s(monkeypatch, capsys):
+    plan = GPTConfig.plan
+    assert main(["explain", "gpt"]) == 0 and "WRONG" not in capsys.readouterr().out
+    for field, more, said in (("saved", 8, r"bytes kept for backward: ([\d,]+) in this pass, but ([\d,]+) in config.plan"),
+                              ("flops_forward", 0.1, r"FLOPs a token, forward: ([\d,.]+) in this pass, but ([\d,.]+) in")):
+        monkeypatch.setattr(GPTConfig, "plan", lambda self, **k: (
+            p := plan(self, **k), replace(p, **{field: getattr(p, field) + more}))[1])
+        assert main(["explain", "gpt"]) == 1
+        out = " ".join(capsys.readouterr().out.split())
+        mine, planned = (float(n.replace(",", "")) for n in re.search(f"WRONG: {said}", out).groups())
+        assert planned - mine == pytest.approx(more, abs=0.01) and out.count("WRONG") == 1
+        assert "WRONG: " in ledger()._repr_html_()
 
 
 @pytest.mark.parametrize("argv, said", [

@@ -28,15 +28,14 @@ def _gpt(arguments):
     B, T, C = arguments.shape or (2, 5, 12)
     try:
         config = GPTConfig.preset("nano", n_ctx=max(T, 1), n_embd=C, n_head=max(n for n in (1, 2, 3) if C % n == 0))
-        return ledger(config, batch=B, n_tokens=T, seed=arguments.seed, dtype=np.float32 if arguments.float32 else np.float64)
+        return ledger(config, batch=B, n_tokens=T, seed=arguments.seed, dtype=_dtype(arguments))
     except ValueError as error:
         arguments.error(str(error))
 
 
-# Names that have pages of their own: a sentence, and what makes the page from (arguments).
+# Names that have pages of their own: a sentence, and what makes the page, with ok, from (arguments).
 PAGES: dict[str, tuple[str, Callable]] = {
     "gpt": ("A whole model of two layers: each tensor's formula, size, gradient, bytes and FLOPs, which add up.", _gpt)}
-
 
 
 def register(commands) -> None:
@@ -64,12 +63,12 @@ def run(arguments) -> int:
         print(_list(terminal.width()))
         return 0
     if arguments.layer.lower() in PAGES:
-        print(PAGES[arguments.layer.lower()][1](arguments))
-        return 0
+        page = PAGES[arguments.layer.lower()][1](arguments)
+        print(page)
+        return 0 if page.ok else 1
     try:
         name = find(arguments.layer, also=PAGES)
-        dtype = np.float32 if arguments.float32 else np.float64
-        explanation = explain(name, seed=arguments.seed, shape=arguments.shape, dtype=dtype)
+        explanation = explain(name, seed=arguments.seed, shape=arguments.shape, dtype=_dtype(arguments))
     except Broken as error:
         print(f"WRONG: {error}")
         return 1
@@ -77,6 +76,10 @@ def run(arguments) -> int:
         arguments.error(str(error))
     print(explanation.text(ink=terminal.Ink(terminal.coloured())))
     return 0 if explanation.ok else 1
+
+
+def _dtype(arguments):
+    return np.float32 if arguments.float32 else np.float64
 
 
 def _list(width: int) -> str:

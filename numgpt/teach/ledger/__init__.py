@@ -9,6 +9,7 @@ Nothing is estimated: tensors and gradients are a pass's own, bytes those of the
 and FLOPs follow from the arrays that were multiplied.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -27,6 +28,7 @@ from numgpt.verify.formulas import tensors
 from numgpt.verify.names import near
 from numgpt.verify.tape import Tape, watched
 
+ROUNDING = 1e-15  # relative, of FLOPs a token: a quotient and a sum may each round once
 SECTIONS = {"embedding": "embedding", "positions": "embedding", "dropout": "embedding", "norm": "norm", "logits": "head",
             "probabilities": "loss", "loss": "loss"}
 AXES = {"attention.qkv": "B, T, 3 H D", "attention.mixed": "B, T, H D", "ffn.up": "B, T, F", "ffn.activation": "B, T, F",
@@ -102,6 +104,21 @@ class Ledger:
                 "weights": sum(parameter.bytes for parameter in self.parameters),
                 "saved": sum(row.saved for row in self.rows),
                 "flops_forward": forward / tokens, "flops_training": (forward + backward) / tokens}
+
+    def compared(self) -> dict[str, tuple[float, float]]:
+        """Each total with the same figure of the plan, which knows the config alone."""
+        plan = self.config.plan(batch=self.batch, n_tokens=self.n_tokens, dtype=self.dtype)
+        return {name: (total, getattr(plan, name)) for name, total in self.totals.items()}
+
+    @property
+    def faults(self) -> list[str]:
+        """Sentences about the totals that are not the plan's; none where all are, but for a rounding of the quotients."""
+        return [f"{page.SAID[name]}: {page.exact(total)} in this pass, but {page.exact(planned)} in config.plan"
+                for name, (total, planned) in self.compared().items() if not math.isclose(total, planned, rel_tol=ROUNDING)]
+
+    @property
+    def ok(self) -> bool:
+        return not self.faults
 
     def sections(self) -> Iterator[tuple[str, list[Row]]]:
         """Each part of the model with its rows, in the order of forward."""

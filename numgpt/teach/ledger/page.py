@@ -1,14 +1,16 @@
 """A ledger as text for a terminal, and as HTML for a notebook."""
 
 import re
-import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from html import escape
 
 from numgpt.plan import human
+from numgpt.teach.paragraphs import fill
 from numgpt.teach.terminal import Ink
 from numgpt.verify.formulas import WORDS
 
+SAID = {"n_params": "parameters", "weights": "their bytes", "saved": "bytes kept for backward",
+        "flops_forward": "FLOPs a token, forward", "flops_training": "FLOPs a token, both ways"}
 HEADS = ("values", "gradient", "kept", "forward", "backward")
 INDENT = 4  # of a formula, below its tensor's name
 WIDE = 100  # columns, from which on a parameter's axes have room for their letters
@@ -20,7 +22,8 @@ LEGEND = ("values and gradient are root mean squares, of a tensor's numbers and 
 def text(ledger, columns: int, ink: Ink, backward: bool) -> str:
     return "\n".join([*_wrapped([_opening(ledger), LEGEND], columns), "", *_tensors(ledger, columns, ink, backward), "",
                       ink.strong("words of the formulas"), *_wrapped(_words(ledger, backward), columns, INDENT), "",
-                      *_parameters(ledger, columns, ink), "", *_totals(ledger, ink)])
+                      *_parameters(ledger, columns, ink), "", *_totals(ledger, ink),
+                      *(ink.bad(line) for fault in ledger.faults for line in fill(f"WRONG: {fault}", columns))])
 
 
 def _opening(ledger) -> str:
@@ -32,8 +35,7 @@ def _opening(ledger) -> str:
 
 def _wrapped(lines, columns: int, indent: int = 0) -> Iterator[str]:
     for line in lines:
-        space = " " * indent
-        yield from textwrap.wrap(line, columns, initial_indent=space, subsequent_indent=space, break_on_hyphens=False)
+        yield from fill(line, columns, " " * indent)
 
 
 # -- the tables
@@ -127,12 +129,8 @@ def _totals(ledger, ink: Ink) -> list[str]:
 
 
 def _compared(ledger) -> list[tuple[str, str, str]]:
-    """The sums beside what the plan says, which knows the config alone."""
-    plan = ledger.config.plan(batch=ledger.batch, n_tokens=ledger.n_tokens, dtype=ledger.dtype)
-    said = {"n_params": "parameters", "weights": "their bytes", "saved": "bytes kept for backward",
-            "flops_forward": "FLOPs a token, forward", "flops_training": "FLOPs a token, both ways"}
     return [("sums", "of this pass", "of config.plan"),
-            *((said[name], _exact(total), _exact(getattr(plan, name))) for name, total in ledger.totals.items())]
+            *((SAID[name], exact(total), exact(planned)) for name, (total, planned) in ledger.compared().items())]
 
 
 # -- what stands in them
@@ -174,7 +172,7 @@ def number(x: float | None) -> str:
     return f"{x:.3g}" if x == 0 or 0.001 <= x < 1000 else f"{x:.1e}"
 
 
-def _exact(n: float) -> str:
+def exact(n: float) -> str:
     return f"{n:,.0f}" if float(n).is_integer() else f"{n:,.2f}"
 
 
@@ -205,11 +203,12 @@ def html(ledger) -> str:
                         number(p.values), number(p.gradient), f"{p.size:,}", f"{p.bytes:,}") for p in ledger.parameters]
     heads = "parameter", "shape", "", "values", "gradient", "numbers", "bytes"
     first, *totals = _compared(ledger)
+    faults = "".join(f"<p><strong>WRONG: {escape(fault)}</strong></p>" for fault in ledger.faults)
     words = "".join(f"<li><code>{escape(word)}</code></li>" for word in _words(ledger, True))
     return (f"<p>{escape(_opening(ledger))} {escape(LEGEND)}</p>"
             f"<table>{_line('th', 'tensor', 'shape', 'formula', *HEADS)}{''.join(tensors)}</table><ul>{words}</ul>"
             f"<table>{_line('th', *heads)}{''.join(parameters)}</table>"
-            f"<table>{_line('th', *first)}{''.join(_line('td', *line) for line in totals)}</table>")
+            f"<table>{_line('th', *first)}{''.join(_line('td', *line) for line in totals)}</table>{faults}")
 
 
 def _line(tag: str, *cells: str) -> str:
