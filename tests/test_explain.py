@@ -266,34 +266,53 @@ def along(again: Recomputed, whose: str, index, dy):
 
 
 def test_adamw_is_recomputed_from_its_paper_and_from_the_optimizer():
-    printed = iter(arrays(body(explain("adamw", seed=2).text(WIDTH))))
-    given = {}
+    explanation = explain("adamw", seed=2)
+    found = arrays(body(explanation.text(WIDTH)))
+    printed, given = iter(found), {}
     for name in ("w", "lr", "b1", "b2", "eps", "weight_decay", "m", "v"):
         label, rows = next(printed)
         assert label.split()[0] == name
         given[name] = np.array(rows, float) if name in "wmv" else float(rows[0][0])
     assert not given["m"].any() and not given["v"].any()
 
+    gradients = [[np.array(rows, float) for label, rows in found if label == f"g {axes_}"] for axes_ in ("(T, C)", "(C,)")]
+    w = {"weight": given["w"], "bias": np.array(next(rows for label, rows in found if label == "w (C,)")[0], float)}
+
     class Model(Layer):
-        values, grads = given["w"].ravel().copy(), np.zeros(given["w"].size)
+        values, grads = np.concatenate([given["w"].ravel(), w["bias"]]), np.zeros(9)
 
     model = Model()
-    model.weight = Param(model.values.reshape(2, 3), model.grads.reshape(2, 3))
+    model.weight = Param(model.values[:6].reshape(2, 3), model.grads[:6].reshape(2, 3))
+    model.bias = Param(model.values[6:], model.grads[6:])
     optimizer = AdamW(model, betas=(given["b1"], given["b2"]), eps=given["eps"], weight_decay=given["weight_decay"])
-    w, m, v = given["w"], given["m"], given["v"]
+    m, v = ({"weight": given[name], "bias": np.zeros(3)} for name in "mv")
+    decay = {"weight": given["weight_decay"], "bias": 0.0}
     for t in (1, 2):
-        assert next(printed) == ("t", [[str(t)]])
-        g = np.array(next(printed)[1], float)
-        m, v = given["b1"] * m + (1 - given["b1"]) * g, given["b2"] * v + (1 - given["b2"]) * g ** 2
-        mhat, vhat = m / (1 - given["b1"] ** t), v / (1 - given["b2"] ** t)
-        less = w - given["lr"] * given["weight_decay"] * w
-        w = less - given["lr"] * mhat / (np.sqrt(vhat) + given["eps"])
-        model.grads[...] = g.ravel()
+        model.grads[...] = np.concatenate([one[t - 1].ravel() for one in gradients])
+        before = model.values.copy()
         optimizer.step(given["lr"])
-        for name, value in (("m", m), ("v", v), ("mhat", mhat), ("vhat", vhat), ("w", less), ("w", w),
-                            ("m", optimizer.m), ("v", optimizer.v), ("w", optimizer.values)):
+        if t == 1:
+            before[:6] *= 1 - given["lr"] * given["weight_decay"]
+            off = np.abs(np.abs(model.values - before) - given["lr"]).max()
+            assert f"each number by lr, to within {off:.0e};" in explanation.verdicts[-1] and off < 1e-8
+        for which, axes_, shape, part in (("weight", "(T, C)", (2, 3), slice(6)), ("bias", "(C,)", (3,), slice(6, 9))):
             label, rows = next(printed)
-            assert label == f"{name} (T, C)" and same(rows, value.reshape(2, 3)), label
+            if which == "weight":
+                assert (label, rows) == ("t", [[str(t)]])
+            else:
+                assert label == "w (C,)" and same(rows, w["bias"])
+            g = np.array(next(printed)[1], float).reshape(shape)
+            m[which] = given["b1"] * m[which] + (1 - given["b1"]) * g
+            v[which] = given["b2"] * v[which] + (1 - given["b2"]) * g ** 2
+            mhat, vhat = m[which] / (1 - given["b1"] ** t), v[which] / (1 - given["b2"] ** t)
+            less = w[which] - given["lr"] * decay[which] * w[which]
+            w[which] = less - given["lr"] * mhat / (np.sqrt(vhat) + given["eps"])
+            shrunk = [("w", less)] if which == "weight" else []
+            own = {name: getattr(optimizer, of)[part].reshape(shape) for name, of in zip("mvw", ("m", "v", "values"))}
+            for name, value in (("m", m[which]), ("v", v[which]), ("mhat", mhat), ("vhat", vhat), *shrunk, ("w", w[which]),
+                                *own.items()):
+                label, rows = next(printed)
+                assert label == f"{name} {axes_}" and same(rows, value), (label, which)
     assert next(printed, None) is None
 
 
@@ -330,7 +349,8 @@ def test_a_docstring_that_does_not_run_is_a_failure_with_a_sentence(monkeypatch,
     ("gelu-no-3", "gelu-tanh"), ("residual-dropped", "block"), ("softmax-axis", "attention"),
     ("qkv-order", "self-attention"),
     ("emb-duplicates", "embedding"), ("pos-mean", "learned-positions"), ("tie-emb-only", "weight-tying"),
-    ("dropout-no-scale", "dropout"), ("b-mean", "feed-forward"), ("adam-no-correction", "adamw")])
+    ("dropout-no-scale", "dropout"), ("b-mean", "feed-forward"), ("adam-no-correction", "adamw"),
+    ("adam-decay-vectors", "adamw")])
 def test_a_mistake_in_the_code_ends_the_command_with_1(slug, name, capsys):
     with mutants.apply(slug):
         assert main(["explain", name]) == 1

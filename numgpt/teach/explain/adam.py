@@ -1,4 +1,4 @@
-"""AdamW's equations with numbers: two steps of one small matrix, beside the optimizer's own."""
+"""AdamW's equations with numbers: two steps of a small matrix and a bias, beside the optimizer's own."""
 
 import ast
 import inspect
@@ -15,6 +15,7 @@ from numgpt.training.optim import AdamW
 SETTINGS = {"b1": 0.9, "b2": 0.99, "eps": 1e-8, "weight_decay": 0.1}
 LR = 0.1
 STEPS = 2
+MATRICES = "matrices and tables only"  # what the docstring says beside a line that is not for a bias
 
 
 def summary() -> str:
@@ -33,49 +34,74 @@ def equations() -> list[Statement]:
     return found
 
 
-class Weight(Layer):
-    """One matrix, laid out as a model's parameters are."""
+class Model(Layer):
+    """A matrix and a bias, laid out as a model's parameters are."""
 
-    def __init__(self, value: np.ndarray):
-        self.values, self.grads = value.reshape(-1).copy(), np.zeros(value.size, value.dtype)
-        self.weight = Param(self.values.reshape(value.shape), self.grads.reshape(value.shape))
+    def __init__(self, weight: np.ndarray, bias: np.ndarray):
+        self.values = np.concatenate([weight.reshape(-1), bias])
+        self.grads = np.zeros_like(self.values)
+        n = weight.size
+        self.weight = Param(self.values[:n].reshape(weight.shape), self.grads[:n].reshape(weight.shape))
+        self.bias = Param(self.values[n:], self.grads[n:])
 
 
 def explain(sizes: Sizes, seed: int, dtype) -> Explanation:
-    """B has no part in it: the matrix is (T, C)."""
+    """B has no part in it: the matrix is (T, C), and the bias (C,)."""
     draw = Draw(seed, dtype)
-    w, shape = draw.rows(sizes.T, sizes.C), "(T, C)"
-    model = Weight(w)
+    drawn = {"weight": draw.rows(sizes.T, sizes.C), "bias": draw.rows(sizes.C)}
+    model = Model(**drawn)
     b1, b2, eps, weight_decay = SETTINGS.values()
     optimizer = AdamW(model, betas=(b1, b2), eps=eps, weight_decay=weight_decay)
-    names = {**SETTINGS, "lr": LR, "sqrt": np.sqrt, "w": w, "m": np.zeros_like(w), "v": np.zeros_like(w)}
-    chapters = [Chapter("Given", [Shown(name, shape if np.ndim(names[name]) else "", names[name])
-                                  for name in ("w", "lr", *SETTINGS, "m", "v")])]
+    lines = {"weight": equations(), "bias": [line for line in equations() if MATRICES not in line.prose]}
+    shapes = {"weight": "(T, C)", "bias": "(C,)"}
+    n = drawn["weight"].size
+    places = {"weight": slice(0, n), "bias": slice(n, None)}
+    shrink = np.ones_like(model.values)
+    shrink[places["weight"]] = 1 - LR * weight_decay
+    names = {which: {**SETTINGS, "lr": LR, "sqrt": np.sqrt, "w": w, "m": np.zeros_like(w), "v": np.zeros_like(w)}
+             for which, w in drawn.items()}
+    given = [Shown(name, shapes["weight"] if np.ndim(names["weight"][name]) else "", names["weight"][name])
+             for name in ("w", "lr", *SETTINGS, "m", "v")]
+    chapters = [Chapter("Given", given)]
     apart = {}
     for t in range(1, STEPS + 1):
-        names |= {"t": t, "g": draw.rows(sizes.T, sizes.C)}
-        steps = [Step(line.code, line.prose, (), [Shown(name, shape, value) for name, value in made.items()])
-                 for line, made in run(equations(), names)]
-        model.weight.grad[...] = names["g"]
+        for which, w in drawn.items():
+            names[which] |= {"t": t, "g": draw.rows(*w.shape)}
+            getattr(model, which).grad[...] = names[which]["g"]
+        before = shrink * model.values
         optimizer.step(LR)
-        own = {"m": optimizer.m, "v": optimizer.v, "w": optimizer.values}
-        own = {name: value.reshape(w.shape).copy() for name, value in own.items()}
-        for name, value in own.items():
-            apart[name] = max(apart.get(name, 0.0), float(np.abs(value - names[name]).max()))
-        beside = [Shown(name, shape, value, "beside") for name, value in own.items()]
-        steps.append(Step("optimizer.step(lr)", ("AdamW itself, in place",), (), beside))
-        chapters.append(Chapter(f"Step {t}", [Shown("t", "", t), Shown("g", shape, names["g"], "gradient")], steps))
-    limit = 100 * float(np.finfo(dtype).eps) * max(1.0, float(np.abs(w).max()))
+        if t == 1:
+            off = float(np.abs(np.abs(model.values - before) - LR).max())
+        for which, w in drawn.items():
+            own = {"m": optimizer.m, "v": optimizer.v, "w": optimizer.values}
+            own = {name: value[places[which]].reshape(w.shape).copy() for name, value in own.items()}
+            chapters.append(_chapter(t, which, shapes[which], lines[which], names[which], own))
+            for name, value in own.items():
+                name_of = name if which == "weight" else f"{name} of a bias"
+                apart[name_of] = max(apart.get(name_of, 0.0), float(np.abs(value - names[which][name]).max()))
+    limit = 100 * float(np.finfo(dtype).eps) * max(1.0, *(float(np.abs(w).max()) for w in drawn.values()))
     faults = [f"the docstring's equations give another {name} than AdamW does: they are {far:.2g} apart"
               for name, far in apart.items() if not far <= limit]
     farthest = max(apart.values())
     verdicts = [f"The equations gave what the optimizer gave, m, v and w, after each of {STEPS} steps: "
                 + (f"no further apart than {farthest:.0e}." if farthest else "to the bit."),
-                "In the first step mhat is g and vhat is g * g: whatever the size of a gradient, w moves by lr, and "
-                "shrinks. A gain or a bias would move the same way, but does not shrink."]
-    example = (f"T = {sizes.T}, C = {sizes.C}; seed {seed}, {np.dtype(dtype)}; a matrix of a model, and gradients as "
-               "backward might leave them")
+                "In the first step mhat is g and vhat is g * g: whatever the size of a gradient, the optimizer moved each "
+                f"number by lr, to within {off:.0e}; the matrix it had shrunk before, the bias not."]
+    example = (f"T = {sizes.T}, C = {sizes.C}; seed {seed}, {np.dtype(dtype)}; a matrix and a bias of a model, and "
+               "gradients as backward might leave them")
     return Explanation("adamw", "AdamW", _docstring(), example, chapters, [], verdicts if not faults else [], faults)
+
+
+def _chapter(t: int, which: str, shape: str, lines: list[Statement], names: dict, own: dict) -> Chapter:
+    """A step of one parameter: the equations, then what the optimizer itself made of it."""
+    opening = [Shown("t", "", t)] if which == "weight" else [Shown("w", shape, names["w"])]
+    opening.append(Shown("g", shape, names["g"], "gradient"))
+    steps = [Step(line.code, line.prose, (), [Shown(name, shape, value) for name, value in made.items()])
+             for line, made in run(lines, names)]
+    beside = [Shown(name, shape, value, "beside") for name, value in own.items()]
+    steps.append(Step("optimizer.step(lr)", ("AdamW itself, in place",), (), beside))
+    return Chapter(f"Step {t}" + (", where w is a bias, from m = v = 0" if t == 1 else ", the bias") * (which == "bias"),
+                   opening, steps)
 
 
 def _docstring() -> str:
