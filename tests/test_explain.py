@@ -464,7 +464,7 @@ def test_every_layer_can_be_explained_and_by_any_of_its_names():
 
 
 @pytest.mark.parametrize("name", names())
-@pytest.mark.parametrize("width", [60, 120])
+@pytest.mark.parametrize("width", [40, 50, 60, 120])
 def test_no_line_is_longer_than_the_terminal_is_wide(name, width):
     for shape in (None, (2, 9, 14)) if name in ("learned-positions", "attention") else (None,):  # whose rows are cut
         lines = (page(name) if shape is None else page(name, shape=shape)).text(width).splitlines()

@@ -100,8 +100,8 @@ def _chapter(t: int, which: str, shape: str, lines: list[Statement], names: dict
              for line, made in run(lines, names)]
     beside = [Shown(name, shape, value, "beside") for name, value in own.items()]
     steps.append(Step("optimizer.step(lr)", ("AdamW itself, in place",), (), beside))
-    return Chapter(f"Step {t}" + (", where w is a bias, from m = v = 0" if t == 1 else ", the bias") * (which == "bias"),
-                   opening, steps)
+    of = "" if which == "weight" else " of a bias, from m = v = 0" if t == 1 else " of the bias"
+    return Chapter(f"Step {t}{of}", opening, steps)
 
 
 def _docstring() -> str:

@@ -11,6 +11,7 @@ from numgpt.teach.paragraphs import docstring, fill
 from numgpt.teach.terminal import Ink
 
 LABEL = 22  # the widest column of names and shapes
+ROOM = 26   # columns that it leaves to the numbers
 DIGITS = 10  # behind the point, of what is measured
 COLOURS = {"1": "font-weight:bold", "2": "opacity:0.6", "31": "color:#c0392b", "32": "color:#27864a", "33": "color:#b07400",
            "36": "color:#0f7c90"}
@@ -76,7 +77,7 @@ class Explanation:
 
     def text(self, width: int | None = None, ink: Ink = Ink(False)) -> str:
         width = max(terminal.width() if width is None else width, 40)
-        label = min(LABEL, max((len(one.label) for one in self.shown()), default=0))
+        label = min(LABEL, width - ROOM, max((len(one.label) for one in self.shown()), default=0))
         page = [ink.strong(self.title), *docstring(self.docstring, width)]
         page += ["", ink.strong("With numbers"), *fill(self.example, width, "  ")]
         for chapter in self.chapters:
@@ -126,13 +127,17 @@ def _cut(text: str, width: int) -> str:
 
 
 def _table(measured: list[Measured], width: int, ink: Ink) -> list[str]:
+    """A line for each entry; where its index and its numbers have no room beside each other, the index is above."""
     entries = [entry for array in measured for entry in array.shown]
     margin = max(len(_index(entry.index)) for entry in entries) + 4
     numbers = [(e.backward, e.difference, e.exact) for e in entries]
+    above = width - margin - 11 < 3 * (2 + len("backward"))
+    margin = 2 if above else margin
     room = (width - margin - 11) // 3 - 2
     decimals = min(DIGITS, room - max(len(f"{x:.0f}") for row in numbers for x in row) - 1)
     words = [[plain(x, decimals) if decimals > 2 else f"{x:.{max(room - 7, 1)}g}" for x in row] for row in numbers]
-    heads = ["backward", "difference", "complex step"] if room >= 12 else ["backward", "differ.", "complex"]
+    short = ["back" if above else "backward", "differ.", "complex"]
+    heads = ["backward", "difference", "complex step"] if room >= 12 else short
     cell = max(map(len, [*heads, *(word for row in words for word in row)]))
     page = [ink.faint(" " * margin + "".join(f"  {head:>{cell}}" for head in heads) + "    apart")]
     rows = iter(words)
@@ -140,11 +145,14 @@ def _table(measured: list[Measured], width: int, ink: Ink) -> list[str]:
         many = array.size > len(array.shown)
         more = f"  {array.wrong} of {array.size} wrong, the farthest first" if many and array.wrong else (
             f"  the largest {len(array.shown)} of {array.size}" if many else "")
-        page.append(f"  {ink.strong('d' + array.name)}{ink.faint(more)}")
+        first, *rest = fill(f"d{array.name}{more}", width, "  ", " " * 6)
+        name, _, words_beside = first.strip().partition("  ")
+        page += [f"  {ink.strong(name)}" + ink.faint(f"  {words_beside}" if words_beside else ""), *map(ink.faint, rest)]
         for entry in array.shown:
             cells = zip(next(rows), (ink.gradient, ink.value, ink.value))
             line = "".join(f"  {paint(f'{word:>{cell}}')}" for word, paint in cells)
-            index = f"    {_index(entry.index):{margin - 4}}"
+            index = " " * margin if above else f"    {_index(entry.index):{margin - 4}}"
+            page += [f"    {_index(entry.index)}"] if above else []
             page.append(f"{index}{line}  {_size(entry.apart):>7}" + (ink.bad(" !") if entry.wrong else ""))
     return page
 
