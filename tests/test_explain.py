@@ -570,7 +570,7 @@ def test_gpt_ends_with_1_and_says_so_where_its_sums_are_not_the_plan_s(monkeypat
 
 
 @pytest.mark.parametrize("argv, said", [
-    (["layernrm"], "there is no explanation of 'layernrm': layernorm?"), (["gelutan"], "gelu-tanh or gelu?"),
+    (["layernrm"], "there is no explanation of 'layernrm': layernorm?"), (["gelutan"], "'gelutan': gelu-tanh?"),
     (["zzz"], "numgpt explain lists all names"),
     (["linear", "--shape", "1,2"], "a shape is three whole numbers, B,T,C, such as 1,2,3; got 1,2"),
     (["linear", "--shape", "1,0,3"], "a size of at least 1 on each axis; got T = 0"),

@@ -7,10 +7,10 @@
 import math
 import re
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 import numpy as np
 
+from numgpt.files import nearest
 from numgpt.layers import Layer
 from numgpt.teach.explain import adam
 from numgpt.teach.derivation import Broken, Derivation
@@ -63,8 +63,8 @@ def find(name: str, also: Iterable[str] = ()) -> str:
     known |= {_bare(alias): one for alias, one in ALIASES.items()}
     if _bare(name) not in known:
         meant = {**known, **{_bare(one): one for one in also}}
-        near = dict.fromkeys(meant[one] for one in get_close_matches(_bare(name), meant))
-        hint = f"{' or '.join(near)}?" if near else "numgpt explain lists all names"
+        near = nearest(_bare(name), meant)
+        hint = f"{meant[near]}?" if near else "numgpt explain lists all names"
         raise ValueError(f"there is no explanation of {name!r}: {hint}")
     return known[_bare(name)]
 

@@ -67,7 +67,7 @@ class Example:
 class Draw:
     """Numbers for an example from a seed, in a dtype."""
 
-    def __init__(self, seed: int, dtype):
+    def __init__(self, seed: int | list[int], dtype):
         self.rng, self.dtype = np.random.default_rng(seed), dtype
 
     def rows(self, *shape: int, among: np.ndarray = INPUTS) -> np.ndarray:

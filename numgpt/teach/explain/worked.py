@@ -8,12 +8,13 @@ import inspect
 import numpy as np
 
 from numgpt.teach.derivation import Broken, Derivation, Part, Statement, run, scope, subject, undone
-from numgpt.teach.explain.examples import EXAMPLES, PRIMES, Example, make
+from numgpt.teach.explain.examples import EXAMPLES, PRIMES, Draw, Example, make
 from numgpt.teach.explain.figures import letters
 from numgpt.teach.explain.measured import tolerance
 from numgpt.teach.explain.page import Chapter, Shown, Step
 
 LONG = 22  # of what is called, to be a name itself
+COMING = np.array([-1, -0.5, 0.5, 1, 1.5, 2])  # the numbers of a gradient from above
 
 
 class Worked:
@@ -123,10 +124,7 @@ def _cotangent(y, seed: int):
     """What comes from above: 1 for a loss, else drawn like an input."""
     if np.ndim(y) == 0:
         return 1.0
-    rng = np.random.default_rng([seed, 1])
-    n, among = y.shape[-1], np.array([-1, -0.5, 0.5, 1, 1.5, 2])
-    rows = [rng.choice(among, n, replace=n > len(among)) for _ in range(y.size // n)]
-    return np.array(rows).reshape(y.shape).astype(y.dtype)
+    return Draw([seed, 1], y.dtype).rows(*y.shape, among=COMING)
 
 
 def _calls(line: Statement, known: dict) -> list[str]:
