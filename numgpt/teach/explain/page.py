@@ -13,8 +13,9 @@ from numgpt.teach.terminal import Ink
 LABEL = 22  # the widest column of names and shapes
 ROOM = 26   # columns that it leaves to the numbers
 DIGITS = 10  # behind the point, of what is measured
-COLOURS = {"1": "font-weight:bold", "2": "opacity:0.6", "31": "color:#c0392b", "32": "color:#27864a", "33": "color:#b07400",
-           "36": "color:#0f7c90"}
+STYLES = {"strong": "font-weight:bold", "faint": "opacity:0.6", "bad": "color:#c0392b", "gradient": "color:#b07400",
+          "value": "color:#0f7c90"}  # a notebook's, by the names of Ink
+COLOURS = {getattr(Ink(True), name)("|").partition("|")[0]: style for name, style in STYLES.items()}
 
 
 @dataclass
@@ -71,7 +72,7 @@ class Explanation:
 
     def _repr_html_(self) -> str:
         text = html.escape(self.text(width=100, ink=Ink(True)), quote=False)
-        styled = re.sub("\x1b\\[([0-9]+)m(.*?)\x1b\\[0m",
+        styled = re.sub("(\x1b\\[[0-9]+m)(.*?)\x1b\\[0m",
                         lambda found: f'<span style="{COLOURS[found[1]]}">{found[2]}</span>', text)
         return f'<pre style="line-height:1.3">{styled}</pre>'
 
