@@ -25,10 +25,13 @@ def _gpt(arguments):
     from numgpt.config import GPTConfig
     from numgpt.teach.ledger import ledger
 
-    B, T, C = arguments.shape or (2, 5, 12)
+    drawn = dict(seed=arguments.seed, dtype=_dtype(arguments))
+    if arguments.shape is None:
+        return ledger(**drawn)
+    B, T, C = arguments.shape
     try:
         config = GPTConfig.preset("nano", n_ctx=max(T, 1), n_embd=C, n_head=max(n for n in (1, 2, 3) if C % n == 0))
-        return ledger(config, batch=B, n_tokens=T, seed=arguments.seed, dtype=_dtype(arguments))
+        return ledger(config, batch=B, n_tokens=T, **drawn)
     except ValueError as error:
         arguments.error(str(error))
 

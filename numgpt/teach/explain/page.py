@@ -70,6 +70,8 @@ class Explanation:
     def __str__(self) -> str:
         return self.text()
 
+    __repr__ = __str__  # what a session shows of it
+
     def _repr_html_(self) -> str:
         text = html.escape(self.text(width=100, ink=Ink(True)), quote=False)
         styled = re.sub("(\x1b\\[[0-9]+m)(.*?)\x1b\\[0m",
@@ -80,6 +82,8 @@ class Explanation:
         width = max(terminal.width() if width is None else width, 40)
         label = min(LABEL, width - ROOM, max((len(one.label) for one in self.shown()), default=0))
         page = [ink.strong(self.title), *docstring(self.docstring, width)]
+        if re.search(r"\brows\(", self.docstring):
+            page += ["", *fill("rows(a) adds a up over all axes but the last: over all sequences and tokens.", width)]
         page += ["", ink.strong("With numbers"), *fill(self.example, width, "  ")]
         for chapter in self.chapters:
             page += ["", f"  {ink.strong(chapter.title)}"]

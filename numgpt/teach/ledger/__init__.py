@@ -138,6 +138,8 @@ class Ledger:
     def __str__(self):
         return self.text(width(160), Ink(coloured()))
 
+    __repr__ = __str__  # what a session shows of it
+
     def _repr_html_(self):
         return page.html(self)
 

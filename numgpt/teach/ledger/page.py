@@ -16,7 +16,7 @@ INDENT = 4  # of a formula, below its tensor's name
 WIDE = 100  # columns, from which on a parameter's axes have room for their letters
 LEGEND = ("values and gradient are root mean squares, of a tensor's numbers and of the loss's gradient by them; kept, the "
           "bytes that forward keeps of it for backward; forward, the FLOPs of the matrix product that makes it; backward, "
-          "those of the two products that its gradient goes into.")
+          "those of the two products that its gradient goes into. Of the scores, the seen half is counted alone.")
 
 
 def text(ledger, columns: int, ink: Ink, backward: bool) -> str:

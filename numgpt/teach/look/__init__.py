@@ -102,6 +102,8 @@ class Look:
     def __str__(self):
         return self.text(width(200), Ink(coloured()))
 
+    __repr__ = __str__  # what a session shows of it
+
     def _repr_html_(self):
         return page.habits_html(self) + self.view()._repr_html_()
 
@@ -120,6 +122,8 @@ class View:
 
     def __str__(self):
         return self.text(width(200), Ink(coloured()))
+
+    __repr__ = __str__  # what a session shows of it
 
     def _repr_html_(self):
         return (page.matrices_html if self.at is None else page.from_one_html)(self)
