@@ -10,8 +10,10 @@ import pytest
 
 from numgpt import layers as L
 from numgpt.cli import main
+from numgpt.gradcheck.report import WRONG, Finding, Report, Worst
 from numgpt.teach.exercises import in_order, judge, named
 from numgpt.teach.exercises.course import ORDER
+from numgpt.teach.exercises.hints import kind, steps
 from numgpt.teach.exercises.judge import OTHERWISE, judge_apart
 from numgpt.verify import mutants
 from numgpt.verify.mutants import CATALOGUE
@@ -35,7 +37,7 @@ KINDS = {  # what the first hint says of the file as it is given
     "heads": "z: the numbers are right, and each stands in another's place: .* a reshape .* Right: weight",
     "tied": "table: .* A term of the formula is missing",
     "accumulation": "uneven pieces: .* Right: even pieces",
-    "clip": r"too long \(scaled by 1/3\): the direction is right and the length is not.* Right: short enough",
+    "clip": r"too long \(scaled by 1/3\): the direction is right and the length is not\. One factor is off\. Wrong too: .* Right: short enough",
     "adamw": r"weight at step 1 \(scaled by 3.16228\): the direction is right and the length is not",
 }
 
@@ -351,6 +353,25 @@ def test_hints_at_a_planted_mistake_say_so_when_it_is_another_one():
     verdict = judged(named("cross-entropy"), changed(named("cross-entropy"), (" * counts[:, None]", "")))
     assert verdict.hints[0].startswith("logits (only rows 1, 6 of 7: those where targets is -100): ")
     assert verdict.hints[0].endswith(OTHERWISE)
+
+
+def found(error: float, *looks_like: str) -> Report:
+    return Report("Layer", [Finding("x", WRONG, method="complex", error=error, worst=Worst("x", 1.0, 2.0, 0.0),
+                                    looks_like=[*looks_like])])
+
+
+@pytest.mark.parametrize("error, says", [(0.0962, "10 %"), (0.0351, "4 %"), (0.00149, "0.1 %"), (3.4e-5, "0.003 %"),
+                                         (2e-9, "less than 0.001 %")])
+def test_an_error_that_is_small_is_told_as_people_tell_shares(error, says):
+    assert f" It is nearly right, off by {says} of the largest number" in steps(found(error), {})[0]
+
+
+def test_a_factor_is_looked_for_in_forward_only_where_there_is_a_forward():
+    """A step is held to a reference, and has none."""
+    finding = found(0.5, "scaled by 2").findings[0]
+    assert "One factor is off: one of forward's that backward forgot" in kind(finding)
+    finding.method = "reference"
+    assert kind(finding).endswith("the length is not. One factor is off.")
 
 
 def rng():

@@ -2,17 +2,19 @@
 
 from numgpt.gradcheck.report import OK, Finding, Report
 
+STEP = "the direction is right and the length is not. One factor is off"
+MOVED = "the numbers are right, and each stands in another's place: a transpose, or a reshape instead of one."
 # How what a finding looks like begins, and what kind of error that is.
 KINDS = (
     ("zero", "nothing arrives at it: no line makes it yet, or what one made is lost."),
     ("not zero", "something arrives at it that does not belong there."),
     ("the sign", "the numbers are right, and their sign is turned."),
-    ("scaled by", "the direction is right and the length is not. One factor is off: one of forward's that backward "
-                  "forgot, a sum that became a mean or the other way round, or a division by the wrong count."),
-    ("transposed", "the numbers are right, and each stands in another's place: a transpose, or a reshape instead of one."),
-    ("its axes", "the numbers are right, and each stands in another's place: a transpose, or a reshape instead of one."),
-    ("only row", "some of its rows are right and others are not. What have those in common that are not?"),
-    ("only column", "some of its columns are right and others are not. What have those in common that are not?"),
+    ("scaled by", STEP + ": one of forward's that backward forgot, a sum that became a mean or the other way round, or a "
+                         "division by the wrong count."),
+    ("transposed", MOVED),
+    ("its axes", MOVED),
+    ("only row", "some of its rows are right and others are not. What do the wrong ones have in common?"),
+    ("only column", "some of its columns are right and others are not. What do the wrong ones have in common?"),
     ("per head", "each block of its columns has a factor of its own."),
     ("a constant", "one and the same number is missing everywhere."),
     ("in each row a constant and", "in each row two terms are missing or added."),
@@ -24,8 +26,6 @@ KINDS = (
 NEARLY = 0.1  # of the largest number
 SHOWN = 5     # names in a list
 TELLING = ("scaled", "only", "in each row", "per head")  # of which the details help
-STEP = "the direction is right and the length is not. One factor is off."
-MOVED = "the numbers are right, and each stands in another's place: a transpose, or a reshape instead of one."
 OTHER = ("no factor and no exchange of places would make it right: the numbers themselves are others. A term of the "
          "formula is missing, or something else stands where it belongs.")
 
@@ -39,7 +39,7 @@ def kind(finding: Finding) -> str:
             if seen.startswith(begins):
                 exactly = f" ({seen})" if begins.startswith(TELLING) else ""
                 factor = begins == "scaled by" and finding.method == "reference"
-                return f"{finding.name}{exactly}: {STEP if factor else sentence}"
+                return f"{finding.name}{exactly}: {STEP + '.' if factor else sentence}"
         if "blocks of" in seen:
             return f"{finding.name} ({seen}): {MOVED}"
     return f"{finding.name}: {OTHER}"
@@ -71,9 +71,14 @@ def steps(report: Report, hints: dict[str, tuple[str, ...]]) -> list[str]:
 def _nearly(finding: Finding) -> str:
     """A small error says that most terms are there, and some wrong numbers which."""
     if finding.error < NEARLY and not finding.looks_like:
-        share = f"{100 * finding.error:.1g} %"
-        return f" It is nearly right, off by {share} of the largest number: a small term, or a constant in one."
+        return (f" It is nearly right, off by {_percent(finding.error)} of the largest number: a small term, or a constant "
+                "in one.")
     return ""
+
+
+def _percent(share: float) -> str:
+    """To one digit, and without an exponent."""
+    return "less than 0.001 %" if share < 1e-5 else f"{float(f'{100 * share:.1g}'):g} %"
 
 
 def _listed(names: list[str]) -> str:
