@@ -74,9 +74,10 @@ def judge_apart(exercise: Exercise, path: Path, seconds: float = SECONDS) -> Ver
 def main() -> None:
     """NAME FILE SECONDS, in the process apart."""
     name, path, seconds = sys.argv[1:]
+    exercise = named(name)  # what it imports is not on the file's time
     faulthandler.dump_traceback_later(float(seconds), exit=True)
     sys.path.append(str(Path(path).resolve().parent))
-    verdict = judge(named(name), Path(path).read_bytes(), path)
+    verdict = judge(exercise, Path(path).read_bytes(), path)
     print(json.dumps(asdict(verdict)))
     sys.stdout.flush()
     os._exit(0)  # threads that the file may have begun do not keep it
