@@ -150,6 +150,7 @@ def test_a_forward_that_was_made_easy_fails(exercise):
                 "np.stack([dmerged[..., h * D:h * D + D] for h in range(H)], 1)")]),
     ("clip", [("np.sqrt(sum((g * g).sum() for g in grads))",
                "np.linalg.norm(np.concatenate([g.ravel() for g in grads]).astype(np.float32))")]),
+    ("clip", [("min(1, longest / (norm + 1e-6))\n", "min(1, longest / norm)\n")]),
     ("accumulation", [("gradient(weight, x, targets) * (targets != -100).sum() / count",
                        "(gradient(weight, x, targets) * (np.sum(targets >= 0) / count)).astype(np.float32)")]),
     ("adamw", [("w *= 1 - lr * self.weight_decay", "w -= lr * self.weight_decay * w"),

@@ -78,12 +78,12 @@ class Compared(Report):
         return "\n".join(line for line in super().table().splitlines() if not line.startswith("rules of the contract"))
 
 
-def values(target: str, got: dict, wanted: dict) -> Report:
+def values(target: str, got: dict, wanted: dict, near: float = NEAR) -> Report:
     """Numbers beside a reference's, as if they were gradients beside measured ones."""
-    return Compared(target, [_compared(name, got[name], wanted[name]) for name in wanted])
+    return Compared(target, [_compared(name, got[name], wanted[name], near) for name in wanted])
 
 
-def _compared(name: str, got, wanted: np.ndarray) -> Finding:
+def _compared(name: str, got, wanted: np.ndarray, near: float) -> Finding:
     a, n = np.asarray(got), np.asarray(wanted, float)
     finding = Finding(name, OK, n.shape, "reference", "every", n.size, n.size)
     if a.shape != n.shape or a.dtype.kind not in "fiu" or not np.isfinite(a).all():
@@ -95,11 +95,11 @@ def _compared(name: str, got, wanted: np.ndarray) -> Finding:
     apart = abs(a - n)
     i = int(apart.argmax())
     where = f"{name}, at {[int(j) for j in np.unravel_index(i, n.shape)]}"
-    finding.error, finding.tolerance, finding.scale = float(apart.max()) / scale, NEAR, scale
-    finding.worst = Apart(where, float(a.flat[i]), float(n.flat[i]), NEAR * scale)
-    if finding.error > NEAR:
-        finding.verdict, finding.differing = WRONG, int((apart > NEAR * scale).sum())
-        yours, right, allowed = a.reshape(-1, 1).astype(float), n.reshape(-1, 1), np.full((n.size, 1), NEAR * scale)
+    finding.error, finding.tolerance, finding.scale = float(apart.max()) / scale, near, scale
+    finding.worst = Apart(where, float(a.flat[i]), float(n.flat[i]), near * scale)
+    if finding.error > near:
+        finding.verdict, finding.differing = WRONG, int((apart > near * scale).sum())
+        yours, right, allowed = a.reshape(-1, 1).astype(float), n.reshape(-1, 1), np.full((n.size, 1), near * scale)
         finding.looks_like = looks_like(n.shape, [Element(i) for i in range(n.size)], yours, right, allowed, {}, {})
     return finding
 
