@@ -3,6 +3,7 @@
 import functools
 import inspect
 import re
+import time
 from types import ModuleType
 
 import numpy as np
@@ -14,7 +15,7 @@ from numgpt.gradcheck.report import WRONG, Finding, Report, Worst
 from numgpt.teach.exercises import in_order, judge, named
 from numgpt.teach.exercises.course import ORDER
 from numgpt.teach.exercises.hints import kind, steps
-from numgpt.teach.exercises.judge import OTHERWISE, judge_apart
+from numgpt.teach.exercises.judge import OTHERWISE, PRINTED, judge_apart
 from numgpt.verify import mutants
 from numgpt.verify.mutants import CATALOGUE
 
@@ -239,6 +240,38 @@ def test_what_cannot_be_checked_is_told_by_its_line(edits, says, tmp_path):
 def test_what_breaks_the_contract_is_told_as_that(edits, says):
     verdict = judged(named("linear"), changed(named("linear"), *edits))
     assert not verdict.passed and re.match(says, verdict.hints[0]), (verdict.problem, verdict.hints)
+
+
+def test_pieces_that_are_put_together_again_do_not_fit():
+    """As one batch their gradient would be right; but it was cut because there is no room for it."""
+    whole = ("    for x, targets in pieces:\n", "    for x, targets in [[np.concatenate(part) for part in zip(*pieces)]]:\n")
+    verdict = judged(named("accumulation"), changed(named("accumulation"), whole))
+    assert not verdict.passed and verdict.problem.endswith(
+        ", in gradient: MemoryError: 8 rows at once do not fit, 7 do: one piece at a time"), verdict
+
+
+def test_what_a_file_prints_is_shown_up_to_a_length():
+    verdict = judge(named("softmax"), named("softmax").solution + "print('round ' * 200)\n" * 3, "softmax.py")
+    assert verdict.passed and len(verdict.printed) == PRINTED and verdict.printed.startswith("round " * 200 + "\nround ")
+
+
+def test_a_thread_that_the_file_began_is_not_waited_for(tmp_path):
+    file, begun = tmp_path / "softmax.py", time.monotonic()
+    file.write_text(named("softmax").solution
+                    + "import threading, time\nthreading.Thread(target=time.sleep, args=(15,)).start()\n")
+    assert judge_apart(named("softmax"), file).passed and time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize("edits", [
+    [("weight, self.bias = weight, bias", "weight, self.kept = weight, lambda: bias"), ("self.bias, x", "self.kept(), x"),
+     ("self.dweight, self.dbias = np.zeros_like(weight), np.zeros_like(bias)", "self.dweight = np.zeros_like(weight)"),
+     ("self.dbias += dy.sum(0)", "pass")],
+    [("self.dweight, self.dbias = ", "self.dweight, self.other = "), ("self.dbias += dy", "self.other += dy")],
+], ids=["the parameter is gone", "its gradient is gone"])
+def test_a_parameter_that_cannot_be_checked_any_more_is_told(edits):
+    """What is not found is not checked, and would pass."""
+    verdict = judged(named("linear"), changed(named("linear"), *edits))
+    assert verdict.hints[0].startswith("bias: self.bias and self.dbias are to be checked: leave both as given. Right: x, w")
 
 
 def test_a_file_that_never_ends_is_ended_and_told_by_its_line(tmp_path):

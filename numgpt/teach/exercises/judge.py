@@ -145,6 +145,5 @@ class _Short(io.StringIO):
     """What is printed, up to a length: forward is called hundreds of times, or for ever."""
 
     def write(self, text: str) -> int:
-        if self.tell() < PRINTED:
-            super().write(text[:PRINTED])
+        super().write(text[:PRINTED - self.tell()])
         return len(text)

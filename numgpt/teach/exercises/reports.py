@@ -12,7 +12,7 @@ import numpy as np
 from numgpt.gradcheck import Report, check
 from numgpt.gradcheck.numeric import Element
 from numgpt.gradcheck.patterns import looks_like
-from numgpt.gradcheck.report import OK, WRONG, Finding, Worst
+from numgpt.gradcheck.report import INCONCLUSIVE, OK, WRONG, Finding, Worst
 
 NEAR = 1e-6  # of the largest number: far above what another order of operations makes, far below any mistake
 
@@ -65,6 +65,7 @@ def layer(made, own, *inputs, params: tuple[str, ...] = (), hints: dict | None =
         return Report(type(own).__name__, [Finding("forward", WRONG, notes=[
             "it computes something else than it did when it was given to you: only backward is to be changed"])])
     report = check(made, *inputs, hints=hints, **options)
+    report.findings = [f for f in report.findings if f.method or f.verdict != INCONCLUSIVE or f.name not in params]
     found = {f.name for f in report.findings}
     report.findings += [Finding(name, WRONG, notes=[f"self.{name} and self.d{name} are to be checked: leave both as given"])
                         for name in params if name not in found]
