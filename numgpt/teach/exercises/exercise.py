@@ -3,12 +3,14 @@
 import functools
 import importlib
 import inspect
+import re
 from dataclasses import dataclass
 from types import ModuleType
 
 from numgpt.teach.exercises.course import ORDER, OWN
 
 HEAD = "# numgpt exercise "
+GIVEN, SOLVED = re.compile(r"^(\s*)#-(\d?) "), re.compile(r"\s*#\+(\d?)$")
 WAYS = {"write": "What is missing is yours to write",
         "mend": "There is a mistake, which is yours to find and to mend",
         "mend two": "There are two mistakes, which are yours to find and to mend"}
@@ -45,23 +47,42 @@ class Exercise:
         """The learner's file."""
         head = (f"{HEAD}{self.name}: {self.number} of {len(ORDER)}\n"
                 f"# {self.asks}. Then: numgpt exercise check {self.name}\n\n")
-        lines = [line.replace("#- ", "", 1) if _only_given(line) else line
-                 for line in self._marked() if not _only_solved(line)]
-        return head + "\n".join(lines) + "\n"
+        return head + self._made(set())
+
+    @property
+    def planted(self) -> list[str]:
+        """As it is given; and where there are two mistakes, with either mended, for one of them will be first."""
+        numbers = self._numbers()
+        return [self._made(mended) for mended in [set(), *({n} for n in sorted(numbers) if len(numbers) > 1)]]
 
     @property
     def solution(self) -> str:
-        return "\n".join(_unmarked(line) for line in self._marked() if not _only_given(line)) + "\n"
+        return self._made(self._numbers())
 
     @property
     def difference(self) -> list[str]:
         """What the learner has to change, as in a diff."""
-        return [("- " + line.strip().removeprefix("#- ")) if _only_given(line) else "+ " + _unmarked(line).strip()
-                for line in self._marked() if _only_given(line) or _only_solved(line)]
+        return [f"- {GIVEN.sub('', line)}" if GIVEN.match(line) else f"+ {SOLVED.sub('', line).strip()}"
+                for line in self._marked() if GIVEN.match(line) or SOLVED.search(line)]
 
     @property
     def following(self) -> "Exercise | None":
         return in_order()[self.number] if self.number < len(ORDER) else None
+
+    def _made(self, mended: set[str]) -> str:
+        """The file in which the mistakes of these numbers are mended."""
+        lines = []
+        for line in self._marked():
+            given, solved = GIVEN.match(line), SOLVED.search(line)
+            if given and given[2] not in mended:
+                lines.append(GIVEN.sub(r"\1", line))
+            elif not given and (not solved or solved[1] in mended):
+                lines.append(SOLVED.sub("", line))
+        return "\n".join(lines) + "\n"
+
+    def _numbers(self) -> set[str]:
+        marks = (GIVEN.match(line) or SOLVED.search(line) for line in self._marked())
+        return {mark[mark.lastindex] for mark in marks if mark}
 
     def _marked(self) -> list[str]:
         return inspect.getsource(self.module).partition(OWN)[0].rstrip().splitlines()
@@ -80,15 +101,3 @@ def named(name: str) -> Exercise:
         raise KeyError(name)
     module = importlib.import_module(f"numgpt.teach.exercises.course.{name.replace('-', '_')}")
     return Exercise(name, ORDER.index(name) + 1, module)
-
-
-def _only_given(line: str) -> bool:
-    return line.lstrip().startswith("#- ")
-
-
-def _only_solved(line: str) -> bool:
-    return line.endswith("#+")
-
-
-def _unmarked(line: str) -> str:
-    return line.removesuffix("#+").rstrip()

@@ -5,6 +5,7 @@ Whatever is wrong with it is told in a sentence about the learner's file; a trac
 
 import contextlib
 import faulthandler
+import functools
 import io
 import json
 import os
@@ -17,14 +18,14 @@ from pathlib import Path
 from types import ModuleType
 
 from numgpt.gradcheck import Report
-from numgpt.gradcheck.report import OK
+from numgpt.gradcheck.report import OK, Finding
 from numgpt.teach.exercises.exercise import Exercise, named
-from numgpt.teach.exercises.hints import steps
+from numgpt.teach.exercises.hints import first_wrong, steps
 from numgpt.teach.exercises.reports import Misfit
 
 SECONDS = 20.0  # a check takes a fraction of one
 GRACE = 10.0    # for a Python to start, and to die
-OTHERWISE = " It is wrong in another way than when it was given to you, which is what further hints speak of."
+OTHERWISE = " There is another mistake in it than the planted one; further hints speak of the planted one."
 LEARNER = "learner"  # the name of the file as a module
 PRINTED = 2000  # characters of what the file itself prints
 
@@ -95,9 +96,7 @@ def _of(exercise: Exercise, reports: list[Report]) -> Verdict:
         return Verdict(True, reports[0].table())
     said = "\n".join(str(f) for f in bad.findings if f.verdict != OK)
     hints = steps(bad, exercise.hints)
-    if len(exercise.mistakes) == 1 and len(hints) > 1:  # with two, one of them may be mended
-        given = _first_bad(_reports(exercise, exercise.given, exercise.file))
-        hints[0] += "" if _alike(bad, given) else OTHERWISE
+    hints[0] += OTHERWISE if _otherwise(exercise, first_wrong(bad, exercise.hints)) else ""
     return Verdict(False, (f"{bad.table()}\n\n" if bad.gradients else "") + said, hints=hints)
 
 
@@ -105,10 +104,24 @@ def _first_bad(reports: list[Report]) -> Report | None:
     return next((report for report in reports if not report.ok), None)
 
 
-def _alike(one: Report, other: Report) -> bool:
-    """Whether the same is wrong in both, by as much."""
-    return ([(f.name, f"{f.error:.5g}", f.looks_like) for f in one.findings if f.verdict != OK]
-            == [(f.name, f"{f.error:.5g}", f.looks_like) for f in other.findings if f.verdict != OK])
+def _otherwise(exercise: Exercise, finding: Finding) -> bool:
+    """Whether the hints on it speak of a planted mistake, and it is wrong by another amount; other hints say where it is
+    made, and are true of any mistake."""
+    planted = _planted(exercise)
+    spoken_of = [exercise.hints[f.name] for f in planted]
+    return exercise.hints.get(finding.name) in spoken_of and not any(_alike(finding, f) for f in planted)
+
+
+@functools.cache
+def _planted(exercise: Exercise) -> list[Finding]:
+    """What the hints are on, where nothing but planted mistakes is wrong."""
+    files = exercise.planted if exercise.mistakes else []
+    return [first_wrong(_first_bad(_reports(exercise, file, exercise.file)), exercise.hints) for file in files]
+
+
+def _alike(one: Finding, other: Finding) -> bool:
+    """Whether the same is wrong, by as much."""
+    return (one.name, f"{one.error:.5g}", one.looks_like) == (other.name, f"{other.error:.5g}", other.looks_like)
 
 
 def _sentence(error: BaseException, exercise: Exercise, path: str) -> str:

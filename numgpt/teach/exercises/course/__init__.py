@@ -3,7 +3,8 @@
     a line that ends in #+      stands in the solution alone
     a line that begins with #-  stands in the learner's file alone
 
-as in a diff from the one to the other. What comes after OWN is the course's: the learner does not see it.
+as in a diff from the one to the other. Of two mistakes each has its number: #+1, #-1, #+2, #-2. What
+comes after OWN is the course's: the learner does not see it.
 
     TITLE      what is exercised
     TASK       "write", where lines are missing; "mend", where there is a mistake

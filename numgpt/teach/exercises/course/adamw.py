@@ -31,22 +31,23 @@ class AdamW:
         self.t += 1
         b1, b2 = self.betas
         for w, g, m, v in zip(self.params, grads, self.m, self.v):
-            #- if w.ndim > 1:
-            #-     g = g + self.weight_decay * w
+            #-2 if w.ndim > 1:
+            #-2     g = g + self.weight_decay * w
             m[...] = b1 * m + (1 - b1) * g
             v[...] = b2 * v + (1 - b2) * g * g
-            #- w -= lr * m / (np.sqrt(v) + self.eps)
-            mhat = m / (1 - b1 ** self.t)  #+
-            vhat = v / (1 - b2 ** self.t)  #+
-            if w.ndim > 1:  #+
-                w *= 1 - lr * self.weight_decay  #+
-            w -= lr * mhat / (np.sqrt(vhat) + self.eps)  #+
+            mhat = m / (1 - b1 ** self.t)  #+1
+            vhat = v / (1 - b2 ** self.t)  #+1
+            if w.ndim > 1:  #+2
+                w *= 1 - lr * self.weight_decay  #+2
+            #-1 w -= lr * m / (np.sqrt(v) + self.eps)
+            w -= lr * mhat / (np.sqrt(vhat) + self.eps)  #+1
 
 
 # -- the course's own from here on
 
 from types import SimpleNamespace
 
+from numgpt.gradcheck.report import WRONG, Finding
 from numgpt.layers import Param
 from numgpt.teach.exercises.reports import draw, values
 from numgpt.training import optim
@@ -74,7 +75,7 @@ LESSON = ("the first step without corrections is 3.16 times too long, (1 - b1) /
 
 
 def checks(made):
-    got, wanted = {}, {}
+    got, wanted, kept = {}, {}, []
     for decay, suffix in ((0.0, ""), (0.3, " with decay")):
         start, grads = draw((20,))[0], np.zeros(20)
         moving = start.copy()
@@ -90,11 +91,31 @@ def checks(made):
             optimizer.step([part.copy() for part in parts(grads)], 0.1)
             reference.step(0.1)
             moves = [after - old for after, old in zip((*own, *parts(moving)), before)]
+            if t == 1 and not decay:
+                kept = [*not_in_place(optimizer, moves[:3])]
             if t in STEPS:
                 names = [f"{name} at step {t}{suffix}" for name in ("weight", "bias", "gain")]
                 got |= dict(zip(names, moves[:3]))
                 wanted |= dict(zip(names, moves[3:]))
-    yield values("AdamW", got, wanted)
+    report = values("AdamW", got, wanted)
+    if not report.ok:  # moments may be kept in another way, if that is right
+        report.findings += kept
+    yield report
+
+
+def not_in_place(optimizer, moves):
+    """Names that step has bound to new arrays, so that the arrays which are kept are as they were."""
+    still = [name for name, move in zip(("weight", "bias", "gain"), moves) if not move.any()]
+    if still:
+        yield Finding("not in place", WRONG, notes=[
+            f"step leaves {', '.join(still)} as before. The arrays in params are themselves to be changed, as w -= ... "
+            "and w *= ... do; w = ... gives the name w to a new array, and the one in params stays"])
+    for name in ("m", "v"):
+        moments = getattr(optimizer, name, None)
+        if isinstance(moments, list) and all(isinstance(moment, np.ndarray) and not moment.any() for moment in moments):
+            yield Finding("not in place", WRONG, notes=[
+                f"self.{name} is still 0 after a step. {name}[...] = ... writes into the array that is kept there; "
+                f"{name} = ... gives the name {name} to a new one, which the next step does not see"])
 
 
 def parts(flat):
