@@ -25,7 +25,7 @@ from numgpt.teach.exercises.reports import Misfit
 
 SECONDS = 20.0  # a check takes a fraction of one
 GRACE = 10.0    # for a Python to start, and to die
-OTHERWISE = " There is another mistake in it than the planted one; further hints speak of the planted one."
+OTHERWISE = " There is another mistake than the planted one; further hints speak of the planted one."
 LEARNER = "learner"  # the name of the file as a module
 PRINTED = 2000  # characters of what the file itself prints
 
