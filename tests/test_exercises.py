@@ -491,3 +491,23 @@ def test_the_planted_mistake_is_the_one_of_the_catalogue_in_numgpts_own_layer(na
     pairs += [(getattr(learners, f"d{name}"), param.grad) for name, param in own.named_params()]
     for mine, theirs in pairs:
         assert abs(mine - theirs).max() <= 1e-12 * abs(theirs).max()
+
+
+@pytest.mark.parametrize("name, line, instead", [
+    ("linear", "self.dbias += dy.sum(0)", "self.dbias += dy.mean(0) * 7"),
+    ("cross-entropy", "counts[:, None] / counts.sum()", "counts[:, None] / 5"),
+    ("attention", "dk = scale *", "dk = 5 ** -0.5 *"),
+    ("clip", "return [factor * g for g in grads]", "for g in grads: g *= factor\n    return grads"),
+])
+def test_what_is_right_for_one_size_alone_or_writes_over_what_it_was_given_fails(name, line, instead):
+    exercise = named(name)
+    start, found, rest = exercise.solution.rpartition(line)
+    assert found
+    assert judge(exercise, exercise.solution, exercise.file).passed
+    assert not judge(exercise, start + instead + rest, exercise.file).passed
+
+
+def test_a_file_of_somebody_s_own_that_has_an_exercise_s_name_is_not_run(tmp_path, capsys):
+    (tmp_path / "softmax.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    assert main(["exercise", "list", "--folder", str(tmp_path)]) == 0
+    assert re.search(r"^ 9  softmax +-  ", capsys.readouterr().out, re.M) and not (tmp_path / "ran").exists()

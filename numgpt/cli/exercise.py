@@ -85,7 +85,7 @@ def _list(arguments) -> int:
 
 
 def _state(exercise: Exercise, file: Path) -> str:
-    if not file.is_file():
+    if not file.is_file() or not file.read_bytes().startswith(HEAD.encode()):  # somebody's own file of that name is not run
         return ""
     if file.read_bytes() == exercise.given.encode():
         return "begun"

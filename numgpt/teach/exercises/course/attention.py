@@ -67,5 +67,6 @@ LESSON = "that is the whole of it: two products, a softmax, and a mask that take
 
 
 def checks(made):
-    q, k, v = draw((2, 3, 7, 5), (2, 3, 7, 5), (2, 3, 7, 5))
-    yield layer(made.CausalAttention(), CausalAttention(), q, k, v, hints={"sqrt(D)": 5 ** 0.5, "scale": 5 ** -0.5, "T": 7})
+    for T, D in ((7, 5), (5, 2)):
+        q, k, v = draw(*[(2, 3, T, D)] * 3)
+        yield layer(made.CausalAttention(), CausalAttention(), q, k, v, hints={"sqrt(D)": D ** 0.5, "scale": D ** -0.5, "T": T})

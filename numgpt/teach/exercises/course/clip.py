@@ -45,7 +45,10 @@ def checks(made):
     got, wanted = {}, {}
     for name, length, longest in zip(NAMES, (3.0, 40.0, 0.5, 0.3), (1.0, 1.0, 0.3, 1.0)):
         scaled = [g * (length / norm) for g in grads]
-        got[name] = joined(made.clip([g.copy() for g in scaled], longest), grads)
+        given = [g.copy() for g in scaled]
+        got[name] = joined(made.clip(given, longest), grads)
+        if any((a != b).any() for a, b in zip(given, scaled)):
+            raise TypeError("clip changed the arrays that it was given: it is to return new ones")
         wanted[name] = optim.clip(length, longest) * np.concatenate([g.ravel() for g in scaled])
     yield values("clip", got, wanted, NEAR)
 

@@ -55,5 +55,6 @@ LESSON = "shapes alone nearly say it: there is one way to multiply dy with x, an
 
 
 def checks(made):
-    weight, bias, x = draw((5, 3), (3,), (7, 5))
-    yield layer(made.Linear(weight, bias), Linear(weight, bias), x, params=("weight", "bias"), hints={"N": 7})
+    for N in (7, 4):  # a factor that happens to be right for one size is wrong for another
+        weight, bias, x = draw((5, 3), (3,), (N, 5))
+        yield layer(made.Linear(weight, bias), Linear(weight, bias), x, params=("weight", "bias"), hints={"N": N})
