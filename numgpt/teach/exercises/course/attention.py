@@ -69,4 +69,5 @@ LESSON = "that is the whole of it: two products, a softmax, and a mask that take
 def checks(made):
     for T, D in ((7, 5), (5, 2)):
         q, k, v = draw(*[(2, 3, T, D)] * 3)
-        yield layer(made.CausalAttention(), CausalAttention(), q, k, v, hints={"sqrt(D)": D ** 0.5, "scale": D ** -0.5, "T": T})
+        yield layer(made.CausalAttention(), CausalAttention(), q, k, v,
+                    hints={"sqrt(D)": D ** 0.5, "scale": D ** -0.5, "T": T})
