@@ -69,7 +69,7 @@ class Numgpt(Contender):
                 clock.seconds.clear()  # of the warm-up
             for param in params:
                 param.begin_anew()
-            _, saved = self.model.forward(piece.ids, piece.targets, count=piece.count)
+            _, saved = self.model.forward(*piece.batch, count=piece.count)
             self.model.backward(saved)
             norm = clock.timed("norm", 1, optimizer.norm)()
             clock.timed("AdamW", 1, optimizer.step)(LR, scale=clip(norm, LONGEST))

@@ -1,9 +1,8 @@
 """GPT: a body and a head, on one array of parameters and one of gradients."""
 
-import copy
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -12,9 +11,9 @@ from numgpt.bfloat16 import file_type, rounded
 from numgpt.body import Body
 from numgpt.config import GPTConfig
 from numgpt.files import FormatError, names_once
+from numgpt.flat import Flat
 from numgpt.layers import KV, HeadLoss, Layer, Param
-from numgpt.layers.inputs import float_type
-from numgpt.layers.param import FleetingParam
+from numgpt.layers.inputs import IGNORE
 from numgpt.layers.tree import tree
 from numgpt.plan import shapes
 from numgpt.stored import Stored, common_dtype, matched, stored_in
@@ -22,7 +21,7 @@ from numgpt.stored import Stored, common_dtype, matched, stored_in
 OPTIMIZER = "optimizer."  # what the names of a checkpoint's tensors begin with that are not weights
 
 
-class GPT(Layer):
+class GPT(Flat):
     """A decoder of text: for each position, how likely each token is to come next.
 
         model = GPT(GPTConfig.preset("gpt2", n_ctx=256), seed=0)
@@ -101,9 +100,11 @@ class GPT(Layer):
         c = self.config
         return [KV(n_batch, c.n_head, n_tokens or c.n_ctx, c.head_dim, self.values.dtype) for _ in range(c.n_layer)]
 
-    @property
-    def n_params(self) -> int:
-        return self.values.size
+    def count(self, ids, targets, segments=None) -> int:
+        """How many targets of a batch count."""
+        if np.shape(ids) != np.shape(targets) or np.ndim(ids) != 2:
+            raise ValueError(f"a batch is ids and targets of one shape (B, T); got {np.shape(ids)} and {np.shape(targets)}")
+        return int((np.asarray(targets) != IGNORE).sum())
 
     def flops_per_token(self, n_tokens: int | None = None, *, training: bool = False) -> float:
         """FLOPs of the matrix products for each token of a sequence of n_tokens (None: n_ctx)."""
@@ -118,7 +119,11 @@ class GPT(Layer):
         tensors = {name: rounded(param.value, kind) for name, param in self.named_params()}
         if [(name, tensor.shape) for name, tensor in tensors.items()] != list(shapes(self.config)):
             raise ValueError("the model's layers are no longer those of its config, so no file could say what it is")
-        safetensors.write(path, tensors, {"format": "numgpt", "config": self.config.to_json()})
+        safetensors.write(path, tensors, self.metadata())
+
+    def metadata(self) -> dict[str, str]:
+        """What stands in a file beside the weights, and says what they are of."""
+        return {"format": "numgpt", "config": self.config.to_json()}
 
     @classmethod
     def load(cls, path, *, dtype=None, recompute: bool = False) -> "GPT":
@@ -152,75 +157,6 @@ class GPT(Layer):
                 raise FormatError(f"{source}: tensor {chosen[name].name!r} has numbers too large for {model.values.dtype}") from None
         return model
 
-    # -- one array of parameters
-
-    @property
-    def values(self) -> np.ndarray:
-        """All parameters in one array, of which each Param's value is a view. What is assigned is copied into it."""
-        return self._values
-
-    @values.setter
-    def values(self, array) -> None:
-        if array is not self._values:  # as it is after model.values -= ...
-            self._values[...] = array
-
-    @property
-    def grads(self) -> np.ndarray:
-        """All gradients, in the same order."""
-        return self._grads
-
-    @grads.setter
-    def grads(self, array) -> None:
-        if array is not self._grads:
-            self._grads[...] = array
-
-    def lay_out(self) -> None:
-        """Move all parameters into one array, one by one, and make their gradients views of another.
-
-        Whoever exchanges layers, or a Param's arrays, calls it anew; gradients start at 0.
-        """
-        self._order = params = self.params()
-        n, dtype = sum(p.size for p in params), params[0].value.dtype
-        self._values, self._grads = np.zeros(n, dtype), np.zeros(n, dtype)
-        for param, value, grad in zip(params, _views(params, self._values), _views(params, self._grads)):
-            if param.value.any():  # what is zero is there already, and untouched memory costs nothing
-                value[...] = param.value
-            param.value, param.grad = value, grad
-
-    def _laid_out(self) -> list[Param]:
-        """The parameters, if all of them are where they were laid out."""
-        params = self.params()
-        if params != self._order or not all(p.value.base is self._values and p.grad.base is self._grads for p in params):
-            raise ValueError("layers or arrays of the model were exchanged: call model.lay_out() to bring its parameters "
-                             "together again")
-        return params
-
-    def _over(self, values: np.ndarray, grads: np.ndarray | None, memo: dict | None = None) -> "GPT":
-        """A copy of the layers whose parameters are views of these arrays; memo is deepcopy's. grads None: they are fleeting."""
-        memo = {} if memo is None else memo
-        params = self._laid_out()
-        memo |= {id(self._values): values, id(self._grads): grads}
-        for param, value in zip(params, _views(params, values)):
-            memo[id(param)] = FleetingParam(value)
-        if grads is not None:
-            memo |= {id(param): Param(memo[id(param)].value, grad) for param, grad in zip(params, _views(params, grads))}
-        twin = object.__new__(type(self))
-        memo[id(self)] = twin
-        vars(twin).update(copy.deepcopy(vars(self), memo))
-        return twin
-
-    def astype(self, dtype) -> "GPT":
-        """A twin with parameters of another dtype, complex too, and gradients of 0. Nothing is shared."""
-        dtype = float_type(dtype)
-        return self._over(self._values.astype(dtype), np.zeros(self._values.shape, dtype))
-
-    def replica(self, *, fleeting: bool = False) -> "GPT":
-        """The same weights, not a copy of them, with gradients of its own: what a thread works on.
-
-        fleeting: there is no array of all gradients; each Param's is made when backward comes to it, for somebody to fetch
-        """
-        return self._over(self._values, None if fleeting else np.zeros(self._grads.shape, self._grads.dtype))
-
     def parts(self) -> list[tuple[Layer, list[Param]]]:
         """The layers that run one after the other in forward, each with its Params; one that two of them share is the first's,
         whose backward adds to it last.
@@ -234,10 +170,6 @@ class GPT(Layer):
             seen |= set(map(id, params))
         return parts
 
-    def zero_grad(self) -> None:
-        self._laid_out()
-        self._grads[...] = 0
-
     def _parts(self):
         """The body's parts and the head side by side: "blocks.0.norm1.gain", not "body.blocks.0.norm1.gain"."""
         return {**self.body._parts(), "head": self.head}
@@ -248,28 +180,6 @@ class GPT(Layer):
 
     def hints(self, ids, targets):
         return self.head.hints(ids, targets)
-
-    def __copy__(self):
-        """Layers of its own, over the same two arrays."""
-        return self._over(self._values, self._grads)
-
-    def __deepcopy__(self, memo):
-        return self._over(self._values.copy(), self._grads.copy(), memo)
-
-    def __getstate__(self):
-        return {name: item for name, item in vars(self).items() if name not in ("_values", "_grads", "_order")}
-
-    def __setstate__(self, state):  # unpickled views would be arrays of their own
-        vars(self).update(state)
-        self.lay_out()
-
-
-def _views(params: list[Param], flat: np.ndarray) -> Iterator[np.ndarray]:
-    """flat cut into the parameters' shapes."""
-    start = 0
-    for param in params:
-        yield flat[start:start + param.size].reshape(param.shape)
-        start += param.size
 
 
 def config_in(file: safetensors.File) -> GPTConfig:

@@ -46,7 +46,7 @@ def test_a_shard_of_the_floor_has_the_rows_of_a_shard_of_the_trainer():
     for batch, n in [(7, 3), (4, 4), (2, 4), (8, 1)]:
         with _contenders.Shards(GPT(GPTConfig.preset("nano")), n) as shards:
             ids = np.zeros((batch, 8), int)
-            assert rows_of_shards(batch, n) == [len(piece.ids) for (piece,) in shards.split(ids, ids)]
+            assert rows_of_shards(batch, n) == [len(piece.batch[0]) for (piece,) in shards.split(ids, ids)]
 
 
 def test_the_profile_adds_up_to_the_step_and_leaves_the_layers_as_they_were():

@@ -88,14 +88,14 @@ def test_every_row_is_in_one_piece_and_all_pieces_divide_by_the_whole_batch_s_co
     for n in (1, 2, 3, 4, 7):
         for pieces in (1, 2, 3):
             with Shards(model_of(), n, pieces=pieces) as shards:
-                split = shards.split(ids, targets, (3, 4))
+                split = shards.split(ids, targets, key=(3, 4))
             flat = [piece for shard in split for piece in shard]
             assert len(split) == min(n, B) and all(1 <= len(shard) <= pieces for shard in split)
-            assert np.array_equal(np.concatenate([piece.ids for piece in flat]), ids)
-            assert np.array_equal(np.concatenate([piece.targets for piece in flat]), targets)
+            assert np.array_equal(np.concatenate([piece.batch[0] for piece in flat]), ids)
+            assert np.array_equal(np.concatenate([piece.batch[1] for piece in flat]), targets)
             assert {piece.count for piece in flat} == {20}
             assert len({piece.key for piece in flat}) == len(flat)
-            rows = [sum(len(piece.ids) for piece in shard) for shard in split]
+            rows = [sum(len(piece.batch[0]) for piece in shard) for shard in split]
             assert max(rows) - min(rows) <= 1
 
 
@@ -299,8 +299,8 @@ def test_each_piece_s_dropout_is_drawn_from_the_key_and_its_first_row():
 def test_alike_rows_have_unlike_dropout_in_every_shard_and_piece():
     ids, targets = (np.repeat(a[:1], 4, axis=0) for a in batch())
     with Shards(model_of(**DROPOUT), 2, pieces=2) as shards:
-        losses = {float(shards.model(piece.ids, piece.targets, rng=piece.rng(), count=piece.count))
-                  for shard in shards.split(ids, targets, (1, 2)) for piece in shard}
+        losses = {float(shards.model(*piece.batch, rng=piece.rng(), count=piece.count))
+                  for shard in shards.split(ids, targets, key=(1, 2)) for piece in shard}
     assert len(losses) == 4
 
 
@@ -352,7 +352,7 @@ def test_a_model_whose_layers_were_exchanged_is_refused_until_it_is_laid_out(n):
 def test_ids_and_targets_of_two_shapes_are_refused_and_not_cut_to_the_shorter(ids, targets):
     with Shards(model_of(), 2) as shards:
         for compute in (shards.backward, shards.loss):
-            with pytest.raises(ValueError, match=r"a batch is ids and targets of one shape \(B, T\)"):
+            with pytest.raises(ValueError, match=r"a batch is ids(, targets and the like, with as many rows each, and one at least| and targets of one shape \(B, T\)); got"):
                 compute(np.zeros(ids, int), np.zeros(targets, int))
 
 

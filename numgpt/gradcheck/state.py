@@ -53,9 +53,13 @@ class Place:
 
 
 def param_objects(layer) -> dict[str, Place]:
-    """Parameters that are objects with value and grad: from named_params() if there is one, else by looking."""
+    """Parameters that are objects with value and grad: from named_params() if there is one, else by looking.
+
+    One that says it is frozen has no gradient, and wants none.
+    """
     if callable(getattr(layer, "named_params", None)):
-        return {name: Place([(p, "value")], p, "grad") for name, p in layer.named_params()}
+        return {name: Place([(p, "value")], p, "grad") for name, p in layer.named_params()
+                if not getattr(p, "frozen", False)}
     places = {}
     for path, container, key, array, _ in walk(layer):
         if key == "value" and not isinstance(container, (dict, list)) and hasattr(container, "grad"):

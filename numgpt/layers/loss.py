@@ -100,7 +100,7 @@ class HeadLoss(Layer):
         x_rows, matrix = flat(x), self.matrix
         loss, dx = 0.0, np.empty(x_rows.shape, np.result_type(x, matrix))
         few = len(x_rows) * sum(matrix.shape) < matrix.size  # rows: x and dlogits are then smaller than their product
-        dweight, products = None if few else np.zeros_like(self.weight.value), []
+        dweight, products = None if few or self.weight.frozen else np.zeros_like(self.weight.value), []
         dbias = None if self.bias is None else np.zeros_like(self.bias.value)
         for part, targets_ in self._chunks(targets):
             x_ = x_rows[part]
@@ -108,10 +108,10 @@ class HeadLoss(Layer):
             loss += loss_
             dlogits = self.loss.backward(1.0, saved)
             dx[part] = dlogits @ matrix.T
-            if few:
-                products.append((x_, dlogits))
-            else:
+            if dweight is not None:
                 add_product(dweight, *self._factors(x_, dlogits))
+            elif not self.weight.frozen:
+                products.append((x_, dlogits))
             if dbias is not None:
                 dbias += rows(dlogits)
         return loss, (dx.reshape(x.shape), dweight, products, dbias)

@@ -7,7 +7,7 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -20,6 +20,7 @@ class Param:
     """A trainable array and the gradient that backward adds to."""
 
     __slots__ = ("value", "_grad", "_anew")
+    frozen = False
 
     def __init__(self, value: np.ndarray, grad: np.ndarray | None = None):
         self.value = np.asarray(value)
@@ -89,6 +90,33 @@ class FleetingParam(Param):
         return np.empty(self.value.shape, self.value.dtype)
 
 
+class FrozenParam(Param):
+    """A Param that is not trained. What is added to its gradient is kept nowhere, and its products are not computed."""
+
+    __slots__ = ()
+    frozen = True
+
+    def __init__(self, value: np.ndarray):
+        self.value = value
+
+    @property
+    def grad(self) -> np.ndarray:
+        return np.zeros(self.value.shape, self.value.dtype)  # which takes no memory where nobody writes
+
+    @grad.setter
+    def grad(self, array) -> None:
+        pass
+
+    def begin_anew(self) -> None:
+        pass
+
+    def settle(self) -> None:
+        pass
+
+    def add_product(self, a, b) -> None:
+        pass
+
+
 class Layer:
     """What all layers share: calling, and walking over parameters."""
 
@@ -119,7 +147,17 @@ class Layer:
     def astype(self, dtype) -> "Layer":
         """A twin with parameters of another dtype, complex too; what was shared stays shared."""
         float_type(dtype)
-        return copy.deepcopy(self, {id(param): Param(param.value.astype(dtype)) for param in self.params()})
+        return copy.deepcopy(self, {id(param): (FrozenParam if param.frozen else Param)(param.value.astype(dtype))
+                                    for param in self.params()})
+
+    def freeze(self, chosen: Callable[[str], bool] = lambda name: True) -> None:
+        """Train the parameters of the chosen names no more: backward leaves their gradients out. Where one array holds those
+        of a whole model, its lay_out() follows.
+        """
+        for name, param in self.named_params():
+            if chosen(name):
+                param._grad = None
+                param.__class__ = FrozenParam  # the same object, so that what is shared stays shared
 
     def _parts(self) -> dict[str, object]:
         """What is looked through for parameters: the attributes."""

@@ -7,6 +7,7 @@ and dropout depend on the seed and the step, so these two are the state of every
 
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from numgpt import safetensors
 from numgpt.files import FormatError, names_once
+from numgpt.flat import Flat
 from numgpt.model import GPT, OPTIMIZER
 from numgpt.text import CharTokenizer, load_tokenizer
 from numgpt.text.char import CHARACTERS
@@ -23,7 +25,7 @@ from numgpt.text.char import CHARACTERS
 class Checkpoint:
     """What a run needs beside its model; state: everything that JSON can say."""
 
-    model: GPT
+    model: Flat
     moments: dict[str, np.ndarray]
     state: dict
     tokenizer_files: dict[str, str]
@@ -32,12 +34,12 @@ class Checkpoint:
         """The file appears when it is whole."""
         tensors = {name: param.value for name, param in self.model.named_params()}
         tensors |= {OPTIMIZER + name: array for name, array in self.moments.items()}
-        safetensors.write(path, tensors, {"format": "numgpt", "config": self.model.config.to_json(),
-                                          "training": json.dumps(self.state), "tokenizer": json.dumps(self.tokenizer_files)})
+        safetensors.write(path, tensors, {**self.model.metadata(), "training": json.dumps(self.state),
+                                          "tokenizer": json.dumps(self.tokenizer_files)})
 
     @classmethod
-    def read(cls, path, *, recompute: bool = False) -> "Checkpoint":
-        """The moments are read-only maps of the file."""
+    def read(cls, path, load: Callable[..., Flat] = GPT.load, *, recompute: bool = False) -> "Checkpoint":
+        """load reads the model. The moments are read-only maps of the file."""
         with safetensors.File(path) as file:
             if "training" not in file.metadata:
                 raise FormatError(f"{path} is no checkpoint of a run")
@@ -46,7 +48,7 @@ class Checkpoint:
             except (KeyError, ValueError) as error:
                 raise FormatError(f"{path} is no checkpoint of a run: {error}") from None
             moments = {name.removeprefix(OPTIMIZER): file[name] for name in file if name.startswith(OPTIMIZER)}
-        return cls(GPT.load(path, recompute=recompute), moments, state, files)
+        return cls(load(path, recompute=recompute), moments, state, files)
 
 
 def tokenizer_files(tokenizer) -> dict[str, str]:

@@ -1,10 +1,7 @@
-"""What a run reads: text or a task, the batches to train on, and what is held out.
-
-Both kinds have the same face: batch(step), held_out() with the batches of an evaluation, and a fingerprint, by which
-a run that goes on knows that its data are those it began with.
-"""
+"""What a run reads: text or a task, the batches to train on, and what is held out."""
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,7 +16,52 @@ EVALUATED = 1000  # questions of a task
 TAG = 2  # sets the generator of those questions apart from the others
 
 
-class TextData:
+class Data:
+    """The face that a trainer knows of what it reads.
+
+    T          tokens in a row
+    n_vocab    tokens of its tokenizer; None: not known
+    """
+
+    tokenizer = None
+
+    def prepare(self, settings, n_ctx: int) -> None:
+        """Make ready for a run of these settings and a model of this context; what does not go together is said."""
+
+    def batch(self, step: int) -> tuple[np.ndarray, ...]:
+        """What the model's forward takes; it depends on the settings and the step alone."""
+        raise NotImplementedError
+
+    def held_out(self) -> Iterator[tuple[np.ndarray, ...]]:
+        """The batches of an evaluation."""
+        raise NotImplementedError
+
+    def measure(self, trainer) -> dict[str, float]:
+        """The loss on what is held out, and the share of rows that are right in every target that counts."""
+        right = count = total = n = 0
+        for ids, targets in self.held_out():
+            logits = trainer.model.logits(ids)
+            right += int(exact(logits.argmax(-1), targets).sum())
+            n += len(ids)
+            counted = int((targets >= 0).sum())
+            total += trainer.loss(ids, targets) * counted
+            count += counted
+        return {"val_loss": total / count, "exact": right / n}
+
+    def judged(self, metrics: dict[str, float]) -> float:
+        """The number in an evaluation's metrics by which a run's best model is chosen: the lowest."""
+        return metrics["val_loss"]
+
+    def fingerprint(self) -> str:
+        """By which a run that goes on knows that its data are those it began with."""
+        raise NotImplementedError
+
+    def highest(self) -> int:
+        """The highest token id."""
+        raise NotImplementedError
+
+
+class TextData(Data):
     """Tokens to train on and tokens held out, with the tokenizer that made them, if it is known.
 
     n_characters   of text in the targets of an evaluation, to say a loss in bits a character; None if it is not known
@@ -69,6 +111,18 @@ class TextData:
             row = self.rest[None].astype(np.int64)
             yield row[:, :-1], row[:, 1:]
 
+    def measure(self, trainer) -> dict[str, float]:
+        """The loss on what is held out."""
+        total = count = 0
+        for ids, targets in self.held_out():
+            total += trainer.loss(ids, targets) * targets.size
+            count += targets.size
+        loss = total / count
+        metrics = {"val_loss": loss, "perplexity": math.exp(min(loss, 700))}
+        if self.n_characters:
+            metrics["bits_per_character"] = total / math.log(2) / self.n_characters
+        return metrics
+
     def fingerprint(self) -> str:
         return _fingerprint(self.train, self.kept)
 
@@ -77,7 +131,7 @@ class TextData:
         return max(int(stretch.max(initial=0)) for array in (self.train, self.kept) for stretch in _stretches(array))
 
 
-class TaskData:
+class TaskData(Data):
     """Questions with exact answers. One in ten is held out: it is never trained on, and the evaluation asks no others."""
 
     def __init__(self, name: str):
@@ -160,6 +214,8 @@ def restored(source: dict | None, tokenizer):
     """The data that a run's checkpoint names."""
     if source is None:
         raise FormatError("this run was given its data by a program: give them to Trainer.resume as well")
+    if "stage" in source:
+        raise FormatError(f"this run is one of {source['stage']}: it goes on with numgpt {source['command']} --resume")
     return TaskData(source["task"]) if source.get("task") else read(tokenizer=tokenizer, **source)
 
 

@@ -30,7 +30,7 @@ def culprit(model, pieces: Iterable) -> str:
         with np.errstate(all="ignore"):
             for piece in pieces:
                 model.zero_grad()
-                loss, saved = model.forward(piece.ids, piece.targets, rng=piece.rng(), count=piece.count)
+                loss, saved = model.forward(*piece.batch, rng=piece.rng(), count=piece.count)
                 model.backward(saved)
     except _Found as found:
         return found.args[0]

@@ -25,9 +25,9 @@ class Optimizer:
     moments: tuple[str, ...] = ()  # names of arrays like the parameters, which the optimizer keeps from step to step
 
     def __init__(self, model, *, weight_decay: float = 0.0, pool: Pool | None = None):
-        self.values, self.grads = model.values, model.grads
+        self.values, self.grads = model.values[:model.grads.size], model.grads  # frozen parameters stand after those
         self.weight_decay, self.pool = _at_least_0(weight_decay, "weight_decay"), pool or Pool(1)
-        self.params = model.params()  # views of values and grads, one after the other
+        self.params = model.trained()  # views of values and grads, one after the other
         self.n_steps = 0
         for name in self.moments:
             setattr(self, name, np.zeros(self.values.shape, self.values.dtype))

@@ -15,7 +15,7 @@ from itertools import chain
 import numpy as np
 
 from numgpt.layers import Layer
-from numgpt.layers.inputs import IGNORE, positive
+from numgpt.layers.inputs import positive
 from numgpt.threads import Pool, cores, one_blas_thread
 
 DROPOUT = 1  # sets the generators of dropout apart from those that draw batches
@@ -25,9 +25,8 @@ DROPOUT = 1  # sets the generators of dropout apart from those that draw batches
 class Piece:
     """The rows that go through the model at once, and what its loss and dropout depend on beside them."""
 
-    ids: np.ndarray
-    targets: np.ndarray
-    count: int  # of targets that count in the whole batch
+    batch: tuple[np.ndarray, ...]  # ids, targets and whatever else the model's loss takes
+    count: int  # of targets that count in the whole batch, or whatever the model's count() says
     key: tuple[int, ...] | None
 
     def rng(self) -> np.random.Generator | None:
@@ -56,35 +55,35 @@ class Shards:
         self.models = [model] + [model.replica(fleeting=True) for _ in range(self.n - 1)]
         self.sum = Sum(self.models)
 
-    def backward(self, ids, targets, *, key: tuple[int, ...] | None = None) -> float:
+    def backward(self, *batch, key: tuple[int, ...] | None = None) -> float:
         """The loss of a batch; its gradient takes the place of what was in model.grads.
 
         key: whole numbers that, with the number of the piece, give a piece its dropout; None: there is none
         """
-        shards = self.split(ids, targets, key)
+        shards = self.split(*batch, key=key)
         with one_blas_thread(), self.sum.under_way(len(shards)):
             losses = self.pool.map(_gradient, self.models, shards, self.sum.told)
         return sum(loss for shard in losses for loss in shard)
 
-    def loss(self, ids, targets) -> float:
+    def loss(self, *batch) -> float:
         """The loss alone."""
         with one_blas_thread():
-            losses = self.pool.map(_losses, self.models, self.split(ids, targets))
+            losses = self.pool.map(_losses, self.models, self.split(*batch))
         return sum(loss for shard in losses for loss in shard)
 
-    def split(self, ids, targets, key: tuple[int, ...] | None = None) -> list[list[Piece]]:
+    def split(self, *batch, key: tuple[int, ...] | None = None) -> list[list[Piece]]:
         """For each shard its pieces. There are fewer where there are fewer rows."""
-        ids, targets = np.asarray(ids), np.asarray(targets)
-        if ids.shape != targets.shape or ids.ndim != 2 or not len(ids):
-            raise ValueError("a batch is ids and targets of one shape (B, T), with a row at least; "
-                             f"got {ids.shape} and {targets.shape}")
-        count = max(1, int((targets != IGNORE).sum()))
+        batch = tuple(np.asarray(array) for array in batch)
+        count = self.model.count(*batch)
+        if not all(len(array) == len(batch[0]) for array in batch) or not len(batch[0]):
+            raise ValueError("a batch is ids, targets and the like, with as many rows each, and one at least; "
+                             f"got {', '.join(str(array.shape) for array in batch)}")
         shards = []
-        for rows in _parts(range(len(ids)), self.n):
+        for rows in _parts(range(len(batch[0])), self.n):
             shard = []
             for part in _parts(rows, self.pieces):
                 cut = slice(part.start, part.stop)
-                shard.append(Piece(ids[cut], targets[cut], count, None if key is None else (*key, cut.start, DROPOUT)))
+                shard.append(Piece(tuple(array[cut] for array in batch), count, None if key is None else (*key, cut.start, DROPOUT)))
             shards.append(shard)
         return shards
 
@@ -108,11 +107,11 @@ class Sum:
     """
 
     def __init__(self, models):
-        parts = [model.parts() for model in models]
+        parts = [[(layer, [param for param in params if not param.frozen]) for layer, params in model.parts()] for model in models]
         # Of each shard its parts; of a layer that comes twice the first, which has the Params.
         self.parts = [list({id(layer): (layer, params) for layer, params in reversed(of)}.values()) for of in parts]
         self.told = [self._told(shard) for shard in range(len(models))]  # what a shard calls when it is through with a layer
-        if sum(len(params) for _, params in parts[0]) < len(models[0].params()):
+        if sum(len(params) for _, params in parts[0]) < len(models[0].trained()):
             raise ValueError("the model has parameters that none of its parts has, so their gradients would be lost")
         if len(models) > 1 and len(self.parts[0]) < len(parts[0]):
             raise ValueError("a layer stands at two places of the model, so a shard is through with it twice: take one shard")
@@ -162,7 +161,7 @@ class Sum:
 def _gradient(model, pieces: list[Piece], told: Callable[[Layer], None]) -> list[float]:
     losses = []
     for piece in pieces:
-        loss, saved = model.forward(piece.ids, piece.targets, rng=piece.rng(), count=piece.count)
+        loss, saved = model.forward(*piece.batch, rng=piece.rng(), count=piece.count)
         model.backward(saved, finished=told if piece is pieces[-1] else None)
         del saved  # or it would stay until the next piece has saved its own
         losses.append(float(loss))
@@ -170,7 +169,7 @@ def _gradient(model, pieces: list[Piece], told: Callable[[Layer], None]) -> list
 
 
 def _losses(model, pieces: list[Piece]) -> list[float]:
-    return [float(model(piece.ids, piece.targets, count=piece.count)) for piece in pieces]
+    return [float(model(*piece.batch, count=piece.count)) for piece in pieces]
 
 
 def _parts(rows: range, n: int) -> Iterator[range]:

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from numgpt.files import FormatError
+from numgpt.flat import Flat
 from numgpt.model import GPT
 from numgpt.threads import keep_memory, one_blas_thread
 from numgpt.training.checkpoint import Checkpoint, tokenizer_files, tokenizer_of
-from numgpt.training.data import TaskData, TextData, exact, restored
+from numgpt.training.data import Data, TaskData, restored
 from numgpt.training.faults import NotFinite, Signals, culprit, finite
 from numgpt.training.folder import RunFolder, checkpoints
 from numgpt.training.optim import clip
@@ -25,8 +26,8 @@ class Trainer:
         trainer.run()                      # evaluates, saves, and stops at the end or when asked to
         trainer = Trainer.resume("run")    # and so on, bit for bit
 
-    model     a GPT, which is trained in place
-    data      TextData or TaskData
+    model     a GPT, or another model with a loss, which is trained in place
+    data      see Data
     folder    where checkpoints and metrics go, or an iterator of names, of which the first that is free is taken; None: nowhere
     source    what data were read from, if a checkpoint shall be enough to read them again
     report    told of everything: report(event, trainer, metrics)
@@ -35,7 +36,9 @@ class Trainer:
     a run that was interrupted repeats what came after its last checkpoint, and arrives at the same bits.
     """
 
-    def __init__(self, model: GPT, data, settings: Settings, *, folder=None, source: dict | None = None, report=None):
+    load = staticmethod(GPT.load)  # the model in a checkpoint
+
+    def __init__(self, model: Flat, data: Data, settings: Settings, *, folder=None, source: dict | None = None, report=None):
         for name, param in model.named_params():
             if not finite(param.value):
                 what = "a NaN" if np.isnan(param.value).any() else "an infinite number"
@@ -74,12 +77,12 @@ class Trainer:
         run = RunFolder.open(folder)
         try:
             *older, path = checkpoints(folder)
-            saved = _read(path, older, recompute)
+            saved = cls._read(path, older, recompute)
             state = saved.state
             settings = Settings.from_dict(state["settings"]).prolonged(**changes)
             trainer = object.__new__(cls)
             try:
-                data = data or restored(state["source"], tokenizer_of(saved.tokenizer_files))
+                data = data or cls._restored(saved)
                 trainer._set_up(saved.model, data, settings, state["source"], report)
                 changed = "" if trainer.fingerprint == state["fingerprint"] else "other tokens"
             except FormatError:
@@ -104,6 +107,20 @@ class Trainer:
             raise
         trainer.folder = run
         return trainer
+
+    @classmethod
+    def _read(cls, path: Path, older: list[Path], recompute: bool) -> Checkpoint:
+        """The last checkpoint. If it is damaged, the one before it would do, but its steps may be of worth to somebody."""
+        try:
+            return Checkpoint.read(path, cls.load, recompute=recompute)
+        except FormatError as error:
+            hope = f". {older[-1]} is the one before it: remove {path.name}, and the run goes on from there" if older else ""
+            raise FormatError(f"{error}{hope}") from None
+
+    @classmethod
+    def _restored(cls, saved: Checkpoint):
+        """The data that a checkpoint names."""
+        return restored(saved.state["source"], tokenizer_of(saved.tokenizer_files))
 
     def _checkpoint(self) -> Checkpoint:
         state = {"step": self.n_done, "settings": self.settings.to_dict(), "source": self.source, "best": self.best,
@@ -142,17 +159,17 @@ class Trainer:
         if step == 0:
             self.before = self.seconds
         lr = self.rate(step, self.n_steps)
-        ids, targets = self.data.batch(step)
-        loss = self.shards.backward(ids, targets, key=(s.seed, step))
+        batch = self.data.batch(step)
+        loss = self.shards.backward(*batch, key=(s.seed, step))
         norm = self.optimizer.norm()
         if not math.isfinite(loss) or not math.isfinite(norm):
             what = "gradient" if math.isfinite(loss) else "loss"
-            self._stop_at_fault(f"in step {step + 1} the {what}", ids, targets, (s.seed, step))
+            self._stop_at_fault(f"in step {step + 1} the {what}", batch, (s.seed, step))
         self.optimizer.step(lr, scale=clip(norm, s.clip))
         self.n_done += 1
         seconds = time.perf_counter() - start
         self.seconds += seconds
-        return {"step": self.n_done, "loss": loss, "lr": lr, "grad_norm": norm, "tokens_per_s": round(ids.size / seconds, 1),
+        return {"step": self.n_done, "loss": loss, "lr": lr, "grad_norm": norm, "tokens_per_s": round(batch[0].size / seconds, 1),
                 "seconds": round(self.seconds, 4)}
 
     @property
@@ -173,8 +190,8 @@ class Trainer:
             return self.seconds >= 60 * self.settings.minutes
         return self.n_done >= self.n_steps
 
-    def _stop_at_fault(self, what: str, ids, targets, key) -> None:
-        pieces = (piece for shard in self.shards.split(ids, targets, key) for piece in shard)
+    def _stop_at_fault(self, what: str, batch: tuple, key) -> None:
+        pieces = (piece for shard in self.shards.split(*batch, key=key) for piece in shard)
         raise self._fault(f"{what} is not finite, and first of all {culprit(self.model, pieces)}")
 
     def _fault(self, what: str) -> NotFinite:
@@ -186,46 +203,23 @@ class Trainer:
     # -- evaluation
 
     def evaluate(self) -> dict:
-        """The loss on what is held out; of a task, the share of answers that are right in every token.
-
-        If the loss is the lowest so far, the model is kept as the best.
-        """
+        """What the data measure on what is held out. The model is kept as the best if they judge it so."""
         start = time.perf_counter()
         with one_blas_thread(), np.errstate(all="ignore"):  # what is not finite is looked for
-            metrics = self._held_out_loss() if isinstance(self.data, TextData) else self._score()
+            metrics = self.data.measure(self)
         self.seconds += time.perf_counter() - start
-        if self.best is None or metrics["val_loss"] < self.best:
-            self.best = metrics["val_loss"]
+        judged = self.data.judged(metrics)
+        if self.best is None or judged < self.best:
+            self.best = judged
             if self.folder is not None and not self.folder.closed:
                 self.folder.save_best(self.model)
         return metrics
 
-    def _held_out_loss(self) -> dict:
-        total = count = 0
-        for ids, targets in self.data.held_out():
-            total += self._loss(ids, targets) * targets.size
-            count += targets.size
-        loss = total / count
-        metrics = {"val_loss": loss, "perplexity": math.exp(min(loss, 700))}
-        if self.data.n_characters:
-            metrics["bits_per_character"] = total / math.log(2) / self.data.n_characters
-        return metrics
-
-    def _score(self) -> dict:
-        right = count = total = n = 0
-        for ids, targets in self.data.held_out():
-            logits = self.model.logits(ids)
-            right += int(exact(logits.argmax(-1), targets).sum())
-            n += len(ids)
-            counted = int((targets >= 0).sum())
-            total += self._loss(ids, targets) * counted
-            count += counted
-        return {"val_loss": total / count, "exact": right / n}
-
-    def _loss(self, ids, targets) -> float:
-        loss = self.shards.loss(ids, targets)
+    def loss(self, *batch) -> float:
+        """Of a batch that is held out."""
+        loss = self.shards.loss(*batch)
         if not math.isfinite(loss):
-            self._stop_at_fault(f"after step {self.n_done} the loss on what is held out", ids, targets, None)
+            self._stop_at_fault(f"after step {self.n_done} the loss on what is held out", batch, None)
         return loss
 
     # -- what is written
@@ -238,7 +232,7 @@ class Trainer:
     def save(self) -> Path | None:
         """Write a checkpoint, if the run has a folder; its path."""
         if not finite(self.model.values):
-            self._stop_at_fault(f"after step {self.n_done} a parameter", *self.data.batch(self.n_done), None)
+            self._stop_at_fault(f"after step {self.n_done} a parameter", self.data.batch(self.n_done), None)
         for name, array in self._moments().items():
             if not finite(array):
                 raise self._fault(f"after step {self.n_done} the optimizer's {name} is not finite, of gradients that were")
@@ -260,12 +254,3 @@ class Trainer:
 
     def __exit__(self, *_) -> None:
         self.close()
-
-
-def _read(path: Path, older: list[Path], recompute: bool) -> Checkpoint:
-    """The last checkpoint. If it is damaged, the one before it would do, but its steps may be of worth to somebody."""
-    try:
-        return Checkpoint.read(path, recompute=recompute)
-    except FormatError as error:
-        hope = f". {older[-1]} is the one before it: remove {path.name}, and the run goes on from there" if older else ""
-        raise FormatError(f"{error}{hope}") from None

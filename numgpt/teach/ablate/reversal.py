@@ -8,13 +8,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from numgpt.layers.inputs import IGNORE
+from numgpt.training.data import Data
 
 DIGITS, EQUALS = 10, 10  # the tokens are the digits, and one more
 KEPT = 1  # sets the generator of what is held out apart from those of the batches
 
 
-class Reversal:
-    """The face that a trainer's data have. There are so many rows that none is drawn twice."""
+class Reversal(Data):
+    """Rows of digits, of which there are so many that none is drawn twice."""
 
     tokenizer, n_vocab, n_held_out = None, DIGITS + 1, 256
 

@@ -237,8 +237,8 @@ _add("pos-mean", "layers.position.LearnedPositions.backward", "dy.sum(", "dy.mea
 _add("accum-overwrite", "training.shards._gradient", "model.backward(saved, ",
      "for param in model.params():\n            param.grad[...] = 0\n        model.backward(saved, ",
      "the gradient of the last microbatch alone", breaks=("training.shards.Shards", "grads = sum(gradient of piece)"))
-_add("accum-mean-of-means", "training.shards.Shards.split", "targets[cut], count,",
-     "targets[cut], max(1, int((targets[cut] != IGNORE).sum())) * min(self.pieces, len(rows)) * min(self.n, len(ids)),",
+_add("accum-mean-of-means", "training.shards.Shards.split", "for array in batch), count,",
+     "for array in batch), max(1, self.model.count(*(array[cut] for array in batch))) * min(self.pieces, len(rows)) * min(self.n, len(batch[0])),",
      "the mean of the microbatches' means, however unequal their counts",
      breaks="each of them a sum over its targets, divided by the whole batch's count")
 _add("clip-per-tensor", "training.optim.Optimizer.step", "self.n_steps += 1",
