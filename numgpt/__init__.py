@@ -20,7 +20,7 @@ __all__ = ["BPETokenizer", "CharTokenizer", "GPT", "GPTConfig", "generate", "gra
 _FROM = {"BPETokenizer": "text", "CharTokenizer": "text", "GPT": "model", "GPTConfig": "config", "generate": "sample",
          "huggingface": "formats", "llmc": "formats", "score": "sample", "train": "training"}
 _ROOMS = ("bfloat16", "body", "config", "files", "formats", "gradcheck", "layers", "model", "plan", "safetensors", "sample",
-          "stored", "teach", "text", "threads", "training", "verify")
+          "stored", "teach", "text", "threads", "training", "tuning", "verify")
 
 
 def __getattr__(name: str):

@@ -1,0 +1,1 @@
+"""Fine-tuning and alignment: what a pre-trained model is taught afterwards, and from which files."""
