@@ -1,0 +1,159 @@
+"""Examples to fine-tune on, from files of JSON lines (see lines.py); bad ones are told, or counted and left out."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from numgpt.files import FormatError, nearest, replacing, short
+from numgpt.tuning.lines import KINDS, Bad, Label, called, names, parse, shown, wanted
+
+LABELLED = ("classify", "pairs", "similarity")
+
+
+class Origin(NamedTuple):
+    """Where an example came from."""
+    file: str
+    line: int
+
+    def __str__(self):
+        return f"{self.file}, line {self.line}"
+
+
+class BadLines:
+    """Examples that cannot be used: the first is an error, or, with skip, each is counted under its reason.
+
+    counts: how often each reason; first: the sentence on the first of each
+    """
+
+    def __init__(self, skip: bool = False):
+        self.skip, self.counts, self.first = skip, Counter(), {}
+
+    def add(self, origin: Origin, bad: Bad) -> None:
+        sentence = f"{origin}: {bad}"
+        if not self.skip:
+            raise FormatError(f"{sentence} (--skip-bad leaves such lines out)") from None
+        self.counts[bad.reason] += 1
+        self.first.setdefault(bad.reason, sentence)
+
+    def join(self, other: "BadLines") -> None:
+        self.counts.update(other.counts)
+        self.first = {**other.first, **self.first}
+
+    def __len__(self) -> int:
+        return self.counts.total()
+
+    def __str__(self):
+        return ", ".join(f"{reason} ({n})" for reason, n in self.counts.most_common()) or "none"
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Examples of a kind, each with where it came from.
+
+    labels: those of classify, pairs and similarity, in the order of their classes; None for the others
+    bad: the lines that were left out; who encodes the examples adds to it
+    """
+    kind: str
+    items: list
+    origins: list[Origin]
+    labels: tuple[Label, ...] | None = None
+    bad: BadLines = field(default_factory=BadLines)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def classes(self) -> np.ndarray | None:
+        """(n,) the number of each one's label or right choice, -1 where it is not said; None where there is no such thing."""
+        if self.kind == "choice":
+            answers = [item.answer for item in self.items]
+        elif self.labels is None:
+            return None
+        else:
+            number = {_key(label): i for i, label in enumerate(self.labels)}
+            answers = [None if item.label is None else number[_key(item.label)] for item in self.items]
+        return np.array([-1 if answer is None else answer for answer in answers], np.int64)
+
+
+def read(paths, kind: str, *, labels: Sequence[Label] | None = None, skip_bad: bool = False, answers: bool = True) -> Examples:
+    """The examples of files (one path or several), in their order.
+
+    labels: the only ones there may be; None: those of the files, sorted
+    skip_bad: bad lines are counted and left out; a file without a good line is an error all the same
+    answers: False if a label or an answer may be lacking, since it is asked for
+    """
+    if kind not in KINDS:
+        raise ValueError(f"there is no kind of examples {kind!r}: choose one of {', '.join(KINDS)}")
+    if labels is not None:
+        labels = _checked(labels)
+    bad, items, origins = BadLines(skip_bad), [], []
+    for path in [paths] if isinstance(paths, (str, Path)) else paths:
+        n_good, n_lines, here = 0, 0, BadLines(skip_bad)
+        for origin, line in _lines(path):
+            n_lines += 1
+            try:
+                item = parse(line, kind, answers=answers)
+                if kind in LABELLED and item.label is not None:
+                    _belongs(item.label, labels, next((other.label for other in items if other.label is not None), item.label))
+            except Bad as error:
+                here.add(origin, error)
+                continue
+            items.append(item)
+            origins.append(origin)
+            n_good += 1
+        if not n_lines:
+            raise FormatError(f"{path} has no lines: {wanted(kind)}")
+        if not n_good:
+            raise FormatError(f"none of the {n_lines} lines of {path} can be used ({here}): {next(iter(here.first.values()))}")
+        bad.join(here)
+    if not items:
+        raise ValueError("read wants one file at least; got none")
+    if kind in LABELLED and labels is None and answers:
+        labels = tuple(sorted({_key(item.label): item.label for item in items}.values()))
+        if len(labels) < 2:
+            raise FormatError(f"each of the {len(items)} lines of {origins[0].file} has the label {shown(labels[0])}: "
+                              "to tell labels apart, there must be two of them")
+    return Examples(kind, items, origins, labels, bad)
+
+
+def write(path, items: Iterable) -> None:
+    """Write examples as read reads them, a line each."""
+    with replacing(path) as file:
+        for item in items:
+            file.write(json.dumps(asdict(item), ensure_ascii=False).encode() + b"\n")
+
+
+def _lines(path) -> Iterator[tuple[Origin, bytes]]:
+    """The lines of a file that are not blank, without what ends them and without a byte order mark at the beginning."""
+    content = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf")
+    for number, line in enumerate(content.split(b"\n"), 1):
+        if line.strip():
+            yield Origin(str(path), number), line.removesuffix(b"\r")
+
+
+def _belongs(label: Label, labels: tuple[Label, ...] | None, first: Label) -> None:
+    """Bad, unless it is one of the labels, or, if none are given, of the first one's type: "1" beside 1 is a slip."""
+    if labels is None:
+        if type(label) is not type(first):
+            raise Bad("a wrong type", f"the label is {called(label)}, {shown(label)}, and the first one is {called(first)}, "
+                      f"{shown(first)}: labels must be alike")
+    elif _key(label) not in map(_key, labels):
+        near = nearest(label, labels) if isinstance(label, str) and isinstance(labels[0], str) else None
+        raise Bad("an unknown label", f"there is no label {shown(label)}: the labels are {names(labels)}"
+                  + (f"; is {shown(near)} meant?" if near else ""))
+
+
+def _checked(labels: Sequence[Label]) -> tuple[Label, ...]:
+    labels = tuple(labels)
+    if isinstance(labels, str) or len(labels) < 2 or len(set(map(_key, labels))) < len(labels) or not all(
+            isinstance(label, (str, int)) and label != "" and type(label) is type(labels[0]) for label in labels):
+        raise ValueError(f"labels must be two or more different texts, whole numbers or booleans, all alike; got {short(labels)}")
+    return labels
+
+
+def _key(label: Label) -> tuple:
+    return type(label), label  # to Python, True is 1
