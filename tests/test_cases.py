@@ -58,4 +58,4 @@ def test_the_cases_are_as_hard_as_they_promise():
         target = cases.make(name).target
         for path, param in getattr(target, "named_params", list)():
             fan_in = param.shape[0] if path.endswith("weight") else 1
-            assert 0.5 < param.value.std() * np.sqrt(fan_in) < 2, f"{name} {path} is not of order one"
+            assert param.size == 1 or 0.5 < param.value.std() * np.sqrt(fan_in) < 2, f"{name} {path} is not of order one"

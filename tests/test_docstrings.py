@@ -27,6 +27,7 @@ def x(*shape):
 
 TARGETS = rng().integers(0, V, (B, T))
 TARGETS[0, 1] = TARGETS[1, 3] = -100
+LAST = np.array([[4, 0, 2], [1, -1, 3]])
 PLAIN = [  # layers whose lines stand for themselves: names of inputs, inputs, more names, options
     (drawn(L.Linear(C, F)), {"x": x(B * T, C)}, {}, {}),
     (drawn(L.Embedding(V, C)), {"ids": rng().integers(0, V, (B, T))}, {}, {}),
@@ -43,6 +44,10 @@ PLAIN = [  # layers whose lines stand for themselves: names of inputs, inputs, m
     (L.CausalAttention(scale=0.4, window=3, tile=2), {n: x(B, H, T, D) * (1 + i) for i, n in enumerate("qkv")}, {}, {}),
     (L.Softmax(), {"x": x(B, T, C)}, {}, {}),
     (L.SoftmaxCrossEntropy(), {"logits": x(B, T, V), "targets": TARGETS}, {"count": 17}, {"count": 17}),
+    (L.LastToken(), {"x": x(B, 3, T, C), "last": LAST}, {}, {}),
+    (drawn(L.HeadLogProbs(L.HeadLoss(C, V, bias=True, chunk=3))), {"x": x(B, T, C), "targets": TARGETS}, {}, {}),
+    (L.LogisticPairs(), {"chosen": x(V), "rejected": x(2, V)[1]}, {"count": 17}, {"count": 17}),
+    (L.DPO(0.3, smoothing=0.1), {"logp": 9 * x(V, 2)}, {"reference": x(V, 2), "count": 17}, {"reference": x(V, 2), "count": 17}),
 ]
 
 
@@ -94,6 +99,30 @@ def test_the_derivation_of_a_composite_layer(layer):
     if not isinstance(layer, L.FeedForward):
         for name, param in layer.named_params():
             assert near(param.grad, grads[name]), name
+
+
+@pytest.mark.parametrize("layer, inputs", [
+    (L.ClassHead(C, F, dropout=0.3), (x(B, T, C), LAST[:, 0])),
+    (L.SimilarityHead(C, F, dropout=0.3), (x(B, 2, T, C), LAST[:, ::2])),
+    (L.ScoreHead(C), (x(B, 3, T, C), LAST)), (L.ValueHead(C), (x(B, T, C),)),
+], ids=lambda item: type(item).__name__ if isinstance(item, L.Layer) else "")
+def test_the_derivation_of_a_head_for_another_task(layer, inputs):
+    drawn(layer)
+    y, saved = layer.forward(*inputs)
+    dy = rng().standard_normal(y.shape)
+    layer.zero_grad()
+    dx = layer.backward(dy, saved)
+    grads = {name: param.grad.copy() for name, param in layer.named_params()}
+
+    names, derivation = scope(layer) | dict(zip(("x", "last"), inputs)), Derivation.of(layer)
+    execute(derivation.forward, names)
+    assert np.array_equal(np.isinf(y), np.isinf(names["y"])) and near(names["y"][np.isfinite(y)], y[np.isfinite(y)])
+    layer.zero_grad()
+    names["dy"] = dy
+    execute(derivation.backward, names)
+    assert near(names["dx"], dx)
+    for name, param in layer.named_params():
+        assert near(param.grad, grads[name]), name
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])

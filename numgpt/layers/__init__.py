@@ -6,16 +6,19 @@ from numgpt.layers.block import BLOCKS, PostNormBlock, PreNormBlock
 from numgpt.layers.dropout import Dropout
 from numgpt.layers.embedding import Embedding
 from numgpt.layers.ffn import FeedForward
+from numgpt.layers.heads import ClassHead, LastToken, ScoreHead, SimilarityHead, ValueHead
 from numgpt.layers.kv import KV
 from numgpt.layers.linear import Linear
+from numgpt.layers.logprobs import HeadLogProbs
 from numgpt.layers.loss import HeadLoss, SoftmaxCrossEntropy
 from numgpt.layers.norm import LayerNorm
 from numgpt.layers.param import Layer, Param
 from numgpt.layers.position import LearnedPositions, SinusoidalPositions
+from numgpt.layers.preference import DPO, LogisticPairs
 from numgpt.layers.recompute import Recompute
 from numgpt.layers.softmax import Softmax
 
-__all__ = ["ACTIVATIONS", "BLOCKS", "CausalAttention", "Dropout", "Embedding", "FeedForward", "GELU", "GELUTanh",
-           "HeadLoss", "KV", "Layer", "LayerNorm", "LearnedPositions", "Linear", "Param", "PostNormBlock", "PreNormBlock",
-           "QuickGELU", "ReLU", "Recompute", "SelfAttention", "SiLU", "SinusoidalPositions", "Softmax",
-           "SoftmaxCrossEntropy"]
+__all__ = ["ACTIVATIONS", "BLOCKS", "CausalAttention", "ClassHead", "DPO", "Dropout", "Embedding", "FeedForward", "GELU",
+           "GELUTanh", "HeadLogProbs", "HeadLoss", "KV", "LastToken", "Layer", "LayerNorm", "LearnedPositions", "Linear",
+           "LogisticPairs", "Param", "PostNormBlock", "PreNormBlock", "QuickGELU", "ReLU", "Recompute", "ScoreHead",
+           "SelfAttention", "SiLU", "SimilarityHead", "SinusoidalPositions", "Softmax", "SoftmaxCrossEntropy", "ValueHead"]

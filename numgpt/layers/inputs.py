@@ -66,6 +66,44 @@ def target_ids(targets, n_vocab: int, shape: tuple[int, ...]) -> np.ndarray:
     return targets
 
 
+def last_places(last, x, layer: str) -> np.ndarray:
+    """last as an integer array that names, for each x (T, C) of x (..., T, C), one of its rows, or none with -1."""
+    if x.ndim < 2:
+        raise ValueError(f"{layer} wants x (..., T, C); got an array of shape {x.shape}")
+    last = _integers(last, "last")
+    if last.shape != x.shape[:-2]:
+        raise ValueError(f"last must have the shape {x.shape[:-2]}, the place of each sequence's last token; "
+                         f"got {last.shape}")
+    T = x.shape[-2]
+    if ((last < -1) | (last >= T)).any():
+        where = tuple(int(i) for i in np.argwhere((last < -1) | (last >= T))[0])
+        raise ValueError(f"last {last[where]} at {list(where)} is outside its sequence: places run from 0 to {T - 1}, "
+                         "and -1 marks a sequence that is not there")
+    return last
+
+
+def divisor(own: int, count: int | None, what: str) -> int:
+    """What a mean divides by: the whole batch's count where a caller knows it, else the own; never 0."""
+    if count is None:
+        return max(own, 1)
+    try:
+        count = operator.index(count)
+    except TypeError:
+        raise TypeError(f"count must be a whole number; got {count!r}") from None
+    if count < own:
+        raise ValueError(f"count is the number of {what} in the whole batch, of which this is a "
+                         f"piece with {own}; got {count}")
+    return max(count, 1)
+
+
+def constants(a, like: np.ndarray, name: str) -> np.ndarray:
+    """a, held constant, as an array like the one it is compared with: of its shape, and of its type."""
+    a = np.asarray(a)
+    if a.shape != like.shape:
+        raise ValueError(f"{name} must have the shape {like.shape} of what it is compared with; got {a.shape}")
+    return a.astype(like.dtype, copy=False)
+
+
 def whole(n, name: str) -> int:
     """n as a whole number."""
     try:

@@ -1,11 +1,9 @@
 """The loss: how surprised the model is by the token that really came."""
 
-import operator
-
 import numpy as np
 
 from numgpt.layers.blocks import NUMBERS, add_product, row_blocks
-from numgpt.layers.inputs import IGNORE, channels, number, positive, target_ids
+from numgpt.layers.inputs import IGNORE, channels, divisor, number, positive, target_ids
 from numgpt.layers.ops import flat, rows
 from numgpt.layers.param import Layer, Param, constant, normal
 
@@ -52,7 +50,33 @@ class SoftmaxCrossEntropy(Layer):
                 "counted / N": counted(targets, None) / max(targets.size, 1)}
 
 
-class HeadLoss(Layer):
+class Head(Layer):
+    """What makes logits of a model's last numbers: weight (C, V), or a tied table (V, C), and perhaps a bias (V,)."""
+
+    weight: Param
+    bias: Param | None
+    tied: bool
+    chunk: int
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """(C, V), the way x is multiplied."""
+        return self.weight.value.T if self.tied else self.weight.value
+
+    def logits(self, x):
+        """x (..., C) -> (..., V)."""
+        x = channels(x, self.matrix.shape[0], type(self).__name__)
+        y = flat(x) @ self.matrix
+        if self.bias is not None:
+            y += self.bias.value
+        return y.reshape(*x.shape[:-1], y.shape[-1])
+
+    def _factors(self, x, dlogits):
+        """Whose product is dweight."""
+        return (dlogits.T, x) if self.tied else (x.T, dlogits)
+
+
+class HeadLoss(Head):
     """The output layer and its loss in one, over chunks of rows, so that the logits never exist whole.
 
     x (B, T, C), targets (B, T) -> loss, a number;  weight (C, V), bias (V,);  count as above
@@ -81,19 +105,6 @@ class HeadLoss(Layer):
         self.tied = tied is not None
         self.loss = SoftmaxCrossEntropy()
         self.chunk = max(128, NUMBERS // n_vocab) if chunk is None else positive(chunk, "chunk")
-
-    @property
-    def matrix(self) -> np.ndarray:
-        """(C, V), the way x is multiplied."""
-        return self.weight.value.T if self.tied else self.weight.value
-
-    def logits(self, x):
-        """x (..., C) -> (..., V)."""
-        x = channels(x, self.matrix.shape[0], "HeadLoss")
-        y = flat(x) @ self.matrix
-        if self.bias is not None:
-            y += self.bias.value
-        return y.reshape(*x.shape[:-1], y.shape[-1])
 
     def forward(self, x, targets, *, count: int | None = None):
         x, targets, count = self._prepare(x, targets, count)
@@ -133,10 +144,6 @@ class HeadLoss(Layer):
             self.bias.grad += dloss * dbias
         return dloss * dx
 
-    def _factors(self, x, dlogits):
-        """Whose product is dweight."""
-        return (dlogits.T, x) if self.tied else (x.T, dlogits)
-
     def _prepare(self, x, targets, count):
         C, V = self.matrix.shape
         x = channels(x, C, "HeadLoss")
@@ -158,14 +165,7 @@ def counted(targets, count: int | None) -> int:
     own = int((targets != IGNORE).sum())
     if count is None:
         return max(own, 1)
-    try:
-        count = operator.index(count)
-    except TypeError:
-        raise TypeError(f"count must be a whole number; got {count!r}") from None
-    if count < own:
-        raise ValueError(f"count is the number of targets that count in the whole batch, of which this is a "
-                         f"piece with {own}; got {count}")
-    return max(count, 1)
+    return divisor(own, count, "targets that count")
 
 
 def surprise(logits, targets):

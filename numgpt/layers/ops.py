@@ -111,6 +111,16 @@ def sigmoid(z):
         return 1 / (1 + np.exp(-z))
 
 
+def softplus(x):
+    """log(1 + exp(x)), with all digits on both sides: what overflows is x itself, what is small is exp(x)."""
+    positive = x.real > 0
+    return np.where(positive, x, 0) + np.log1p(np.exp(np.where(positive, -x, x)))
+
+
+def softplus_backward(dy, x):
+    return dy * sigmoid(x)
+
+
 def _finite_max(x, axis):
     """The row's maximum, to be taken out before exp; 0 where all is -inf, for -inf - -inf is nan."""
     m = x.max(axis, keepdims=True)

@@ -150,6 +150,46 @@ def _head_loss(draw: Draw, s: Sizes) -> Example:
                    note="N = B T: the rows of all sequences, one below the other")
 
 
+def _last(draw: Draw, *shape: int, T: int) -> np.ndarray:
+    """Where sequences end: the first before its row does, where it is longer than one token."""
+    last = draw.rng.integers(0, T, shape)
+    last.flat[0] = max(T - 2, 0)
+    return last
+
+
+def _on_last(build: Callable, shape: Callable = lambda s: (s.B,), **options) -> Callable:
+    """An example of a head over x (..., T, C) and last (...)."""
+    def make(draw: Draw, s: Sizes) -> Example:
+        inputs = {"x": draw.rows(*shape(s), s.T, s.C), "last": _last(draw, *shape(s), T=s.T)}
+        return Example(draw.params(build(s, draw.dtype), WEIGHTS), inputs, **options)
+    return make
+
+
+def _value_head(draw: Draw, s: Sizes) -> Example:
+    return Example(draw.params(L.ValueHead(s.C, dtype=draw.dtype), WEIGHTS), {"x": draw.rows(s.B, s.T, s.C)})
+
+
+def _head_log_probs(draw: Draw, s: Sizes) -> Example:
+    """One target does not count, where there are more."""
+    targets = draw.rng.integers(0, s.V, (s.B, s.T))
+    if targets.size > 1:
+        targets.flat[0] = IGNORE
+    layer = draw.params(L.HeadLogProbs(L.HeadLoss(s.C, s.V, bias=True, dtype=draw.dtype)), SMALL)
+    return Example(layer, {"x": draw.rows(s.B, s.T, s.C), "targets": targets})
+
+
+def _pairs(draw: Draw, s: Sizes) -> Example:
+    inputs = {name: draw.rows(1, s.B)[0] for name in ("chosen", "rejected")}
+    return Example(L.LogisticPairs(), inputs, names={"count": s.B})
+
+
+def _dpo(draw: Draw, s: Sizes) -> Example:
+    """Each answer is about as probable as the reference has it."""
+    reference = draw.rows(s.B, 2) - 8
+    return Example(L.DPO(0.5), {"logp": reference + draw.rows(s.B, 2)}, {"reference": reference},
+                   {"reference": reference, "count": s.B})
+
+
 def _tying(draw: Draw, s: Sizes) -> Example:
     layer = draw.params(WeightTying(s.V, s.C, dtype=draw.dtype), INPUTS / 2)
     tokens = draw.rng.permutation(np.resize(np.arange(s.V), 2 * max(s.B * s.T, s.V)))  # no two alike where there are enough
@@ -185,6 +225,15 @@ EXAMPLES: dict[str, tuple[type, Callable, tuple[int, int, int]]] = {
                                     note="layer is a FeedForward here"), USUAL),
     "softmax-cross-entropy": (L.SoftmaxCrossEntropy, _softmax_cross_entropy, SEQUENCES),
     "head-loss": (L.HeadLoss, _head_loss, USUAL),
+    "last-token": (L.LastToken, _on_last(lambda s, d: L.LastToken()), SEQUENCES),
+    "class-head": (L.ClassHead, _on_last(lambda s, d: L.ClassHead(s.C, s.V, dtype=d), letters=(("K", "V"),)), SEQUENCES),
+    "similarity-head": (L.SimilarityHead, _on_last(lambda s, d: L.SimilarityHead(s.C, s.V, dtype=d), lambda s: (s.B, 2),
+                                                   letters=(("K", "V"),)), USUAL),
+    "score-head": (L.ScoreHead, _on_last(lambda s, d: L.ScoreHead(s.C, dtype=d)), SEQUENCES),
+    "value-head": (L.ValueHead, _value_head, SEQUENCES),
+    "head-log-probs": (L.HeadLogProbs, _head_log_probs, USUAL),
+    "logistic-pairs": (L.LogisticPairs, _pairs, SEQUENCES),
+    "dpo": (L.DPO, _dpo, SEQUENCES),
     "weight-tying": (WeightTying, _tying, USUAL),
 }
 

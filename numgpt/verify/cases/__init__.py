@@ -2,8 +2,9 @@
 are coprime or drawn.
 
 A mistake hides where weights are small and sizes alike: a gradient transposed by accident still has
-the right shape if T = D, and still is small enough if weights are. frame.py says what a case is; each other file holds some, as BUILDERS
-with their names: build(rng, sizes).
+the right shape if T = D, and still is small enough if weights are.
+
+frame.py says what a case is; each other file holds some, as BUILDERS with their names: build(rng, sizes).
 """
 
 from collections.abc import Callable
@@ -13,10 +14,10 @@ import numpy as np
 
 from numgpt.config import PRESETS, GPTConfig
 from numgpt.model import GPT
-from numgpt.verify.cases import layers
+from numgpt.verify.cases import layers, preference
 from numgpt.verify.cases.frame import Case, Scaled, Sizes, activations_of, ids_of, order_one, targets_of  # noqa: F401
 
-BUILDERS: dict[str, Callable] = layers.BUILDERS
+BUILDERS: dict[str, Callable] = {**layers.BUILDERS, **preference.BUILDERS}
 
 
 def names() -> list[str]:
