@@ -148,8 +148,8 @@ def _belongs(label: Label, labels: tuple[Label, ...] | None, first: Label) -> No
 
 
 def _checked(labels: Sequence[Label]) -> tuple[Label, ...]:
-    labels = tuple(labels)
-    if isinstance(labels, str) or len(labels) < 2 or len(set(map(_key, labels))) < len(labels) or not all(
+    labels = () if isinstance(labels, str) else tuple(labels)
+    if len(labels) < 2 or len(set(map(_key, labels))) < len(labels) or not all(
             isinstance(label, (str, int)) and label != "" and type(label) is type(labels[0]) for label in labels):
         raise ValueError(f"labels must be two or more different texts, whole numbers or booleans, all alike; got {short(labels)}")
     return labels
