@@ -18,7 +18,8 @@ from numgpt.layers.tree import tree
 from numgpt.plan import shapes
 from numgpt.stored import Stored, common_dtype, matched, stored_in
 
-OPTIMIZER = "optimizer."  # what the names of a checkpoint's tensors begin with that are not weights
+OPTIMIZER = "optimizer."  # what the names of a checkpoint's tensors begin with that are not weights,
+TASK = "task."  # and those of a model that was tuned to something else, beside the GPT that it is
 
 
 class GPT(Flat):
@@ -117,7 +118,7 @@ class GPT(Flat):
         """
         kind = file_type(self.values.dtype, dtype, ("float64", "float32", "float16", "bfloat16", "complex64"))
         tensors = {name: rounded(param.value, kind) for name, param in self.named_params()}
-        if [(name, tensor.shape) for name, tensor in tensors.items()] != list(shapes(self.config)):
+        if [(name, tensor.shape) for name, tensor in tensors.items() if not name.startswith(TASK)] != list(shapes(self.config)):
             raise ValueError("the model's layers are no longer those of its config, so no file could say what it is")
         safetensors.write(path, tensors, self.metadata())
 
@@ -131,7 +132,7 @@ class GPT(Flat):
         if os.path.isdir(path):
             raise FormatError(f"{path} is a folder: name the file in it, such as best.safetensors in that of a run")
         with safetensors.File(path) as file:
-            weights = {name: stored for name, stored in stored_in(file).items() if not name.startswith(OPTIMIZER)}
+            weights = {name: stored for name, stored in stored_in(file).items() if not name.startswith((OPTIMIZER, TASK))}
             return cls.filled(config_in(file), weights, str(path), dtype=dtype, recompute=recompute)
 
     @classmethod

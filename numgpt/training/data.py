@@ -21,9 +21,11 @@ class Data:
 
     T          tokens in a row
     n_vocab    tokens of its tokenizer; None: not known
+    forms      how what it measures is said, by name
     """
 
     tokenizer = None
+    forms = (("exact", "{:.1%} exact"),)
 
     def prepare(self, settings, n_ctx: int) -> None:
         """Make ready for a run of these settings and a model of this context; what does not go together is said."""
@@ -66,6 +68,8 @@ class TextData(Data):
 
     n_characters   of text in the targets of an evaluation, to say a loss in bits a character; None if it is not known
     """
+
+    forms = (("perplexity", "perplexity {:.2f}"), ("bits_per_character", "{:.3f} bits a character"))
 
     def __init__(self, train, held_out, tokenizer=None):
         self.train, self.kept, self.tokenizer = np.asanyarray(train), np.asanyarray(held_out), tokenizer

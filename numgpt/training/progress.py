@@ -67,8 +67,7 @@ class Progress:
             parts.append(f"loss {self.loss:.3f}")
         if self.val_loss is not None:
             parts.append(f"held out {self.val_loss:.4f}")
-        for name, form in (("perplexity", "perplexity {:.2f}"), ("bits_per_character", "{:.3f} bits a character"),
-                           ("exact", "{:.1%} exact")):
+        for name, form in trainer.data.forms:
             if metrics and name in metrics:
                 parts.append(form.format(metrics[name]))
         if self.speed:

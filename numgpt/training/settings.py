@@ -96,8 +96,8 @@ class Settings:
         object.__setattr__(self, name, value)
 
     @classmethod
-    def of(cls, preset: str | None = None, **changes) -> "Settings":
-        """The settings of a preset, with changes.
+    def of(cls, preset: str | Mapping | None = None, **changes) -> "Settings":
+        """The settings of a preset, or of a table of some, with changes.
 
         Another length than the preset's, or another learning rate, takes along what follows from it and is not said:
         the warm-up is a tenth of the steps, epochs or minutes at most, and the rate falls by the same factor.
@@ -107,13 +107,13 @@ class Settings:
             if name not in known:
                 near = nearest(name, known)
                 raise TypeError(f"there is no setting {name!r}" + (f"; {near!r}?" if near else ""))
-        if preset is not None:
+        if isinstance(preset, str):
             check_name(preset, TRAINING)
-        own = dict(TRAINING[preset or "char-cpu"])
+        own = dict(preset if isinstance(preset, Mapping) else TRAINING[preset or "char-cpu"])
         if any(changes.get(name) is not None for name in LENGTHS):
-            del own["steps"]
+            own = {name: value for name, value in own.items() if name not in LENGTHS}
             if changes.get("steps") is None and changes.get("warmup") is None:  # how many steps there will be is not yet known
-                own["warmup_share"] = 0.1
+                own.setdefault("warmup_share", 0.1)
         if changes.get("steps") is not None:
             own["warmup"] = min(own["warmup"], max(0, whole(changes["steps"], "steps")) // 10)
         if changes.get("lr") is not None:

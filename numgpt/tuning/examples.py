@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -118,6 +118,23 @@ def read(paths, kind: str, *, labels: Sequence[Label] | None = None, skip_bad: b
             raise FormatError(f"each of the {len(items)} lines of {origins[0].file} has the label {shown(labels[0])}: "
                               "to tell labels apart, there must be two of them")
     return Examples(kind, items, origins, labels, bad)
+
+
+def parted(found: Examples, held_out: float, rng: np.random.Generator) -> tuple[Examples, Examples]:
+    """Examples to train on, and a share of them that is held out, whatever order they come in."""
+    n = len(found)
+    n_kept = round(n * held_out) if 0 < held_out < 1 else 0
+    if not 0 < n_kept < n:
+        raise ValueError(f"held_out is a share between 0 and 1 that leaves examples on both sides; got {held_out} of {n}")
+    order = rng.permutation(n)
+    return tuple(replace(found, items=[found.items[i] for i in which], origins=[found.origins[i] for i in which])
+                 for which in (np.sort(order[n_kept:]).tolist(), np.sort(order[:n_kept]).tolist()))
+
+
+def texts(item) -> list[str]:
+    """All texts of an example, its label excepted."""
+    return [text for name, field in asdict(item).items() if name not in ("label", "answer")
+            for text in ([field] if isinstance(field, str) else field)]
 
 
 def write(path, items: Iterable) -> None:

@@ -1,0 +1,110 @@
+"""numgpt finetune: teach a model a task from examples."""
+
+import argparse
+import json
+from pathlib import Path
+
+from numgpt.cli import runs
+from numgpt.cli.options import path
+from numgpt.training import Trainer
+from numgpt.tuning.stages import STAGES
+from numgpt.tuning.start import Tuner, prepare
+
+COMMAND = "finetune"
+TASKS = tuple(name for name, stage in STAGES.items() if stage.command == COMMAND)
+EXAMPLES = """a line of DATA is an object of JSON:
+  classify            {"text": "a fine film", "label": "good"}
+  pairs, similarity   {"a": "it rains", "b": "it is wet", "label": "entails"}
+  choice              {"context": "it rained, so", "choices": ["I got wet", "I flew"], "answer": 0}
+  instruct            {"prompt": "add 12 and 30", "response": "42"}
+
+examples:
+  numgpt finetune --task classify                         is a string of brackets balanced? drawn examples, a model from nothing
+  numgpt finetune gpt2/ films.jsonl --task classify       then: numgpt classify runs/classify-1 < films.txt
+  numgpt finetune runs/char-1 train.jsonl --validation test.jsonl --task pairs --epochs 5 --lr 3e-4
+  numgpt finetune gpt2/ faq.jsonl --task instruct --lora 8    then: numgpt chat runs/instruct-1
+  numgpt finetune --resume runs/classify-1                goes on, bit for bit, from where it was interrupted
+"""
+
+
+def register(commands) -> None:
+    parser = commands.add_parser(
+        COMMAND, help="teach a model a task from examples", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Teach a model a task from examples: to classify texts or pairs of texts, to choose, to follow\ninstructions. The run leaves a "
+                    "folder as numgpt train does. What is not said is as GPT-1's paper\nhas it, or as drawn examples want it.")
+    add_data(parser, "what is taught", TASKS)
+    add = parser.add_argument_group("the task").add_argument
+    add("--labels", metavar="A,B,...", type=_labels, help="the only labels there may be (default: those of the examples)")
+    add("--lm-weight", type=float, metavar="W", help="of the language model's loss beside the task's (default: 0.5)")
+    runs.add_how(parser, steps="as --epochs has it", epochs="times through the examples (default: 3)", batch="examples in a batch", tokens=False)
+    runs.add_where(parser, "TASK", eval_tokens=False)
+    parser.set_defaults(run=run, error=parser.error)
+
+
+def add_data(parser, title: str, tasks) -> None:
+    """What finetune and align have in common: the model to begin with, and examples."""
+    parser.add_argument("files", nargs="*", metavar="MODEL DATA", help="the model to begin with (a run's folder, numgpt's file, llm.c's, a folder of "
+                                                                       "Hugging Face's; none: a small one, from nothing), and files of JSON lines "
+                                                                       "(.jsonl; none: drawn examples)")
+    add = parser.add_argument_group(title).add_argument
+    add("--task", choices=tasks, help="what to teach")
+    add("--validation", type=path, metavar="FILE", help="evaluate on these examples,")
+    add("--held-out", type=float, metavar="SHARE", help="or on a share of DATA, drawn at random (default: 0.1)")
+    add("--skip-bad", action="store_true", help="count lines that cannot be used, and leave them out; else the first ends the command")
+    add("--truncate", action="store_true", help="cut texts that are too long for the context")
+    add("--tokenizer", type=path, metavar="PATH", help="where the model's tokenizer lies (default: beside the weights)")
+    add("--dtype", choices=("float32", "float64"), help="of the parameters (default: as they are stored)")
+    add("--recompute", action="store_true", help="keep less for backward, and compute it again: less memory, more time")
+
+
+OWN = ("labels", "lm_weight")
+OTHERS = ("files", "task", "validation", "held_out", "skip_bad", "truncate", "tokenizer", "dtype", "out", *OWN)
+
+
+def run(arguments) -> int:
+    return runs.run(arguments, lambda report: (_resumed if arguments.resume else _prepared)(arguments, report), shown)
+
+
+def _resumed(arguments, report) -> Tuner:
+    return runs.resumed(arguments, Tuner, OTHERS, report)
+
+
+def _prepared(arguments, report) -> Tuner:
+    if arguments.task is None:
+        arguments.error(f"say what to teach with --task: {', '.join(TASKS)}")
+    runs.refuse_idle(arguments, ((arguments.validation, "--validation is what is held out", ("held_out",)),))
+    model, data = parted(arguments.files)
+    options = runs.given(arguments, ("validation", "held_out", "skip_bad", "truncate", "tokenizer", "dtype", "recompute", *OWN, *runs.SETTINGS))
+    trainer = prepare(arguments.task, model, data, folder=arguments.out or runs.numbered(arguments.task), report=report, **options)
+    say_bad(trainer, report)
+    return trainer
+
+
+def parted(names) -> tuple[Path | None, list[str]]:
+    """The model, if one is named, and the files of examples."""
+    data = [name for name in names if Path(name).suffix in (".jsonl", ".json")]
+    models = [name for name in names if name not in data]
+    if len(models) > 1:
+        raise ValueError(f"one begins with one model; got {', '.join(models)} (files of examples end in .jsonl)")
+    return (path(models[0]) if models else None), data
+
+
+def say_bad(trainer: Tuner, report) -> None:
+    """How many lines were left out, and why."""
+    if report is not None and trainer.data.bad:
+        print(f"left out of the examples: {trainer.data.bad}")
+
+
+def shown(trainer: Trainer) -> str:
+    """What the model has learned."""
+    return trainer.data.shown(trainer)
+
+
+def _labels(text: str) -> list:
+    """As in the examples: whole numbers and booleans, if all are, else texts."""
+    labels = [label.strip() for label in text.split(",")]
+    try:
+        values = [json.loads(label) for label in labels]
+    except json.JSONDecodeError:
+        return labels
+    return values if len(set(map(type, values))) == 1 else labels

@@ -1,0 +1,98 @@
+"""Classification, as GPT-1 is fine-tuned to it: of texts, of pairs of texts, and between choices."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from numgpt.layers import ClassHead, ScoreHead, SimilarityHead, SoftmaxCrossEntropy
+from numgpt.layers.inputs import IGNORE
+from numgpt.model import GPT
+from numgpt.tuning.template import Template
+from numgpt.tuning.tuned import Tuned
+
+HEADS = {"classify": ClassHead, "pairs": ClassHead, "similarity": SimilarityHead, "choice": ScoreHead}
+
+
+class Classifier(Tuned):
+    """A task head on the last token of each text, and the language model's loss beside its own.
+
+    ids (B, T), last (B,), classes (B,), targets (B, T) -> loss, a number
+    of similarity ids, last and targets are (B, 2, ...), both orders of a pair; of choices (B, n, ...)
+
+    Forward   x = body(ids)
+              scores = task(x, last)
+              loss = cross_entropy(scores, classes) + lm_weight * head(x, targets)
+    Backward  dscores = cross_entropy.backward(dloss)
+              -- the body is under both losses, so their gradients add
+              dx = task.backward(dscores) + head.backward(lm_weight * dloss)
+              body.backward(dx)
+    Saved     what body, task, cross_entropy and head saved
+
+    The auxiliary loss keeps the language in the model while it learns the task; GPT-1's weight is 0.5. A class of -100 is
+    not known, and does not count. A batch's two means divide by two numbers, and so does each piece of it.
+    """
+
+    def __init__(self, gpt: GPT, template: Template, labels: Sequence | None = None, *, lm_weight: float = 0.5, dropout: float = 0.0,
+                 rng=None):
+        if template.kind not in HEADS:
+            raise ValueError(f"a classifier is one of {', '.join(HEADS)}; got {template.kind!r}")
+        if (labels is None) != (template.kind == "choice"):
+            raise ValueError("an example has choices of its own, and there are no labels" if template.kind == "choice" else
+                             f"{template.kind} wants labels")
+        if not lm_weight >= 0:
+            raise ValueError(f"lm_weight must be 0 or above; got {lm_weight}")
+        self.labels, self.lm_weight = labels and tuple(labels), float(lm_weight)
+        self.cross_entropy = SoftmaxCrossEntropy()
+        sizes = [gpt.config.n_embd, *([] if labels is None else [len(labels)])]
+        super().__init__(gpt, template, HEADS[template.kind](*sizes, dropout=dropout, std=gpt.config.std, rng=rng, dtype=gpt.values.dtype))
+
+    def about(self):
+        return {**super().about(), "labels": self.labels, "lm_weight": self.lm_weight, "dropout": self.task.dropout.p}
+
+    def forward(self, ids, last, classes, targets, *, rng: np.random.Generator | None = None, count: tuple[int, int] | None = None):
+        n_classes, n_targets = self.count(ids, last, classes, targets) if count is None else count
+        x, saved_body = self.body.forward(_rows(ids), rng=rng)
+        scores, saved_task = self.task.forward(x.reshape(*np.shape(ids), -1), last, rng=rng)
+        loss, saved_loss = self.cross_entropy.forward(scores, classes, count=n_classes)
+        saved_head = None
+        if self.lm_weight:
+            lm_loss, saved_head = self.head.forward(x, _rows(targets), count=n_targets)
+            loss = loss + self.lm_weight * lm_loss
+        return loss, (saved_body, saved_task, saved_loss, saved_head)
+
+    def backward(self, saved, dloss: float = 1.0, *, finished=lambda layer: None):
+        saved_body, saved_task, saved_loss, saved_head = saved
+        dx = self.task.backward(self.cross_entropy.backward(dloss, saved_loss), saved_task)
+        dx = dx.reshape(-1, *dx.shape[-2:])
+        if saved_head is not None:
+            dx += self.head.backward(self.lm_weight * dloss, saved_head)
+        finished(self.task)
+        finished(self.head)
+        self.body.backward(dx, saved_body, finished=finished)
+
+    def __call__(self, ids, last, classes, targets, *, rng: np.random.Generator | None = None, count: tuple[int, int] | None = None):
+        """The loss alone, nothing kept."""
+        n_classes, n_targets = self.count(ids, last, classes, targets) if count is None else count
+        x = self.body(_rows(ids), rng=rng)
+        loss = self.cross_entropy(self._scores(x, ids, last, rng), classes, count=n_classes)
+        return loss + self.lm_weight * self.head(x, _rows(targets), count=n_targets) if self.lm_weight else loss
+
+    def scores(self, ids, last) -> np.ndarray:
+        """(B, K): of each class, or of each choice, before the softmax."""
+        return self._scores(self.body(_rows(ids)), ids, last)
+
+    def _scores(self, x, ids, last, rng=None):
+        return self.task(x.reshape(*np.shape(ids), -1), last, rng=rng)
+
+    def count(self, ids, last, classes, targets) -> tuple[int, int]:
+        """How many classes and how many tokens of a batch count."""
+        if np.shape(targets) != np.shape(ids) or np.shape(last) != np.shape(ids)[:-1] or np.shape(classes) != np.shape(ids)[:1]:
+            raise ValueError("a batch is ids and targets (B, T), or (B, n, T), with last (B,) or (B, n) and classes (B,); "
+                             f"got {', '.join(str(np.shape(a)) for a in (ids, targets, last, classes))}")
+        return tuple(int((np.asarray(a) != IGNORE).sum()) for a in (classes, targets))
+
+
+def _rows(ids) -> np.ndarray:
+    """ids (..., T) as (N, T): all sequences of a batch go through the body side by side."""
+    ids = np.asarray(ids)
+    return ids.reshape(-1, ids.shape[-1])

@@ -1,0 +1,90 @@
+"""What a fine-tuning reads: examples to train on, and examples held out."""
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from numgpt.training.data import Data
+from numgpt.tuning.confusion import Confusion
+from numgpt.tuning.encoding import Rows
+from numgpt.tuning.examples import BadLines
+from numgpt.tuning.packing import deal
+from numgpt.tuning.template import Template
+
+
+class ExampleData(Data):
+    """What all kinds share: encoded examples, dealt to batches an epoch at a time.
+
+    labels   of the classes, in their order; None, where there are none
+    bad      lines that were left out
+    """
+
+    def __init__(self, train: Rows, kept: Rows, template: Template, tokenizer, *, labels=None, bad: BadLines | None = None):
+        self.train, self.kept, self.template, self.tokenizer = train, kept, template, tokenizer
+        self.labels, self.bad = labels, bad or BadLines()
+        self.n_vocab = template.n_vocab
+
+    def prepare(self, settings, n_ctx: int) -> None:
+        if settings.tokens is not None:
+            raise ValueError("an example has as many tokens as it has: --tokens is for texts")
+        self.B, self.T = settings.batch, self.train.T
+        self.dealt = deal(len(self.train), self.B, seed=settings.seed)
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return len(self.train) / self.B
+
+    def batch(self, step: int) -> tuple[np.ndarray, ...]:
+        return self.taken(self.train, self.dealt(step))
+
+    def held_out(self) -> Iterator[tuple[np.ndarray, ...]]:
+        for start in range(0, len(self.kept), self.B):
+            yield self.taken(self.kept, np.arange(start, min(start + self.B, len(self.kept))))
+
+    def taken(self, rows: Rows, which: np.ndarray) -> tuple[np.ndarray, ...]:
+        """A batch of those examples."""
+        raise NotImplementedError
+
+    def shown(self, trainer) -> str:
+        """What stands below the last line of a run."""
+        return ""
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for rows in (self.train, self.kept):
+            for sequences in rows.ids:
+                for ids in sequences:
+                    digest.update(ids.tobytes() + b";")
+            digest.update(b"" if rows.classes is None else rows.classes.tobytes())
+        return digest.hexdigest()
+
+    def highest(self) -> int:
+        return self.template.n_vocab - 1
+
+
+class ClassifyData(ExampleData):
+    """Texts, pairs or choices, and the class of each."""
+
+    forms = (("accuracy", "{:.1%} right"),)
+
+    def taken(self, rows, which):
+        batch = rows.at(which)
+        return batch.ids, batch.last, batch.classes, batch.targets
+
+    def measure(self, trainer) -> dict[str, float]:
+        """The loss on what is held out, and the share of examples whose highest score is the right one's."""
+        total = right = 0
+        for ids, last, classes, targets in self.held_out():
+            total += trainer.loss(ids, last, classes, targets) * len(ids)
+            right += int((trainer.model.scores(ids, last).argmax(-1) == classes).sum())
+        return {"val_loss": total / len(self.kept), "accuracy": right / len(self.kept)}
+
+    def shown(self, trainer):
+        return f"of the {len(self.kept)} examples held out:\n{self.confusion(trainer.model)}"
+
+    def confusion(self, model) -> Confusion:
+        """How often each class is taken for each, of what is held out."""
+        predicted = [model.scores(ids, last).argmax(-1) for ids, last, _, _ in self.held_out()]
+        labels = model.labels or range(max(self.kept.classes.max(), max(map(np.max, predicted))) + 1)
+        return Confusion.of(self.kept.classes, np.concatenate(predicted), labels)

@@ -1,0 +1,54 @@
+"""Tuned models in files: numgpt's, with a word on what the model was tuned to."""
+
+import json
+
+from numgpt import safetensors
+from numgpt.files import FormatError, names_once
+from numgpt.model import GPT, TASK
+from numgpt.tuning.classifier import HEADS, Classifier
+from numgpt.tuning.tuned import Tuned
+
+CLASSES: dict[str, type[Tuned]] = {**dict.fromkeys(HEADS, Classifier)}
+
+
+def load(path, *, recompute: bool = False) -> GPT:
+    """The model in a file, of the kind that it was tuned to; a GPT, if to none."""
+    about = tuned_to(path)
+    gpt = GPT.load(path, recompute=recompute)
+    if about is None:
+        return gpt
+    try:
+        kind = about.pop("kind")
+        model = CLASSES[kind].build(gpt, **about)
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"{path} says that its model was tuned, and not to what this version of numgpt knows: {error}") from None
+    _fill(model, path)
+    return model
+
+
+def tuned_to(path) -> dict | None:
+    """What a file says of a tuned model; None, if it is of another."""
+    with safetensors.File(path) as file:
+        if "tuned" not in file.metadata:
+            return None
+        try:
+            about = json.loads(file.metadata["tuned"], object_pairs_hook=names_once)
+        except (ValueError, RecursionError) as error:
+            raise FormatError(f"{path}: what it says of its tuning is not JSON: {error}") from None
+    if not isinstance(about, dict):
+        raise FormatError(f"{path}: what it says of its tuning is no object of JSON")
+    return about
+
+
+def _fill(model: Tuned, path) -> None:
+    """The task's parameters, which are not the GPT's."""
+    with safetensors.File(path) as file:
+        own = {name: param for name, param in model.named_params() if name.startswith(TASK)}
+        found = {name for name in file if name.startswith(TASK)}
+        if found != set(own):
+            raise FormatError(f"{path}: a model of this kind has {', '.join(sorted(own)) or 'no parameters of its own'}; "
+                              f"the file has {', '.join(sorted(found)) or 'none'}")
+        for name, param in own.items():
+            if file[name].shape != param.shape:
+                raise FormatError(f"{path}: {name!r} has the shape {file[name].shape}, where its kind has {param.shape}")
+            param.value[...] = file[name]

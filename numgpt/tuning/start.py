@@ -1,0 +1,123 @@
+"""From what somebody asks for to a trainer: which stage, on which model, with which examples."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from numgpt import formats
+from numgpt.config import GPTConfig
+from numgpt.files import FormatError, nearest
+from numgpt.model import GPT
+from numgpt.text import CharTokenizer, load_tokenizer
+from numgpt.training.checkpoint import tokenizer_of
+from numgpt.training.settings import Settings
+from numgpt.training.trainer import Trainer
+from numgpt.tuning import examples, files, synthetic
+from numgpt.tuning.encoding import encode
+from numgpt.tuning.growth import grown
+from numgpt.tuning.stages import SMALL, STAGES, Stage
+from numgpt.tuning.template import Template
+
+HELD = 3  # sets the generator that chooses what is held out apart from others
+FRESH, FRESH_SETTINGS = dict(n_layer=4, n_head=4, n_embd=128), {**SMALL, "epochs": 10}  # a model from nothing, on somebody's examples
+
+
+class Tuner(Trainer):
+    """A trainer of a tuned model: it goes on with the examples that its checkpoint names."""
+
+    load = staticmethod(files.load)
+
+    @classmethod
+    def _restored(cls, saved):
+        source = saved.state["source"]
+        if source is None or source.get("stage") not in STAGES:
+            raise FormatError("this run is no fine-tuning: it goes on with numgpt train --resume")
+        return read(source, tokenizer_of(saved.tokenizer_files), saved.model.template.n_base, saved.model.config.n_ctx,
+                    labels=getattr(saved.model, "labels", None))
+
+
+def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, held_out: float = 0.1, labels: Sequence | None = None,
+            tokenizer=None, skip_bad: bool = False, truncate: bool = False, folder=None, dtype=None, recompute: bool = False,
+            report=None, **settings) -> Tuner:
+    """A trainer that has not begun.
+
+    stage       one of STAGES
+    base        the model to begin with: a run's folder, a file or folder of weights, or a GPT; None: a small one, from nothing
+    paths       of JSON lines (see lines.py); none: what is drawn for the stage
+    validation  a file that is held out, in place of the share held_out of the examples
+    labels      the only ones there may be; None: those of the examples
+    skip_bad    lines that cannot be used are counted and left out; truncate: a row too long for the context is cut
+    settings    the stage's own options, and see Settings
+    """
+    if stage not in STAGES:
+        near = nearest(stage, STAGES)
+        raise ValueError(f"there is no stage {stage!r}" + (f", but there is {near!r}" if near else "") + f": choose one of {', '.join(STAGES)}")
+    what = STAGES[stage]
+    paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    if not paths and what.drawn is None:
+        raise ValueError(f"nothing is drawn for {stage}: give a file of JSON lines")
+    if validation is not None and not paths:
+        raise ValueError("what is drawn has held-out examples of its own: --validation goes with a file to train on")
+    options = {name: settings.pop(name, default) for name, default in what.options.items()}
+    chosen = Settings.of(what.drawn.settings if not paths else what.settings if base is not None else FRESH_SETTINGS, **settings)
+    source = {"stage": stage, "command": what.command, "files": [str(Path(path).resolve()) for path in paths],
+              "validation": validation and str(Path(validation).resolve()), "held_out": held_out, "skip_bad": skip_bad, "truncate": truncate}
+    gpt, tokenizer = _base(base, tokenizer, what, source, dtype, recompute, chosen.seed)
+    template = Template(what.kind, gpt.config.n_vocab)
+    data = read(source, tokenizer, template.n_base, gpt.config.n_ctx, labels=labels)
+    rng = np.random.default_rng(chosen.seed)
+    model = what.model(grown(gpt, template.n_vocab, seed=rng), data, rng=rng, **options)
+    return Tuner(model, data, chosen, folder=folder, source=source, report=report)
+
+
+def read(source: dict, tokenizer, n_base: int, n_ctx: int, *, labels: Sequence | None = None):
+    """The data that a source names, in a template whose tokens begin at n_base."""
+    what = STAGES[source["stage"]]
+    template = Template(what.kind, n_base)
+    parts = _examples(what, source, labels)
+    train, kept = (encode(part, template, tokenizer, n_ctx, truncate=source["truncate"]) for part in parts)
+    bad = parts[0].bad
+    if parts[1].bad is not bad:
+        bad.join(parts[1].bad)
+    return what.data(train, kept, template, tokenizer, labels=parts[0].labels, bad=bad)
+
+
+def _examples(what: Stage, source: dict, labels) -> tuple[examples.Examples, examples.Examples]:
+    if not source["files"]:
+        drawn = what.drawn
+        return synthetic.draw(drawn.name, drawn.n, (0, 0)), synthetic.draw(drawn.name, drawn.n_held_out, (0, 1), held_out=True)
+    options = dict(labels=labels, skip_bad=source["skip_bad"])
+    found = examples.read(source["files"], what.kind, **options)
+    if source["validation"]:
+        return found, examples.read(source["validation"], what.kind, **{**options, "labels": found.labels})
+    return examples.parted(found, source["held_out"], np.random.default_rng(HELD))
+
+
+def _base(base, tokenizer, what: Stage, source: dict, dtype, recompute: bool, seed: int) -> tuple[GPT, object]:
+    """The model to begin with, and its tokenizer."""
+    if isinstance(tokenizer, (str, Path)):
+        tokenizer = load_tokenizer(tokenizer)
+    if base is None:
+        return _fresh(tokenizer, what, source, dtype, recompute, seed)
+    if not isinstance(base, GPT):
+        path, base = base, formats.load(base, dtype=dtype, recompute=recompute)
+        tokenizer = tokenizer or formats.tokenizer_of(path)
+        if tokenizer is None:
+            raise FormatError(f"no tokenizer lies with {path}: name one with --tokenizer")
+    if tokenizer is None:
+        raise ValueError("a model wants the tokenizer of its tokens: say tokenizer=")
+    return base, tokenizer
+
+
+def _fresh(tokenizer, what: Stage, source: dict, dtype, recompute: bool, seed: int) -> tuple[GPT, object]:
+    """A small model that knows nothing, whose context has room for the longest example."""
+    if not source["files"]:
+        tokenizer, form = synthetic.TOKENIZER, what.drawn.config
+    else:
+        texts = [text for part in _examples(what, source, None) for item in part.items for text in examples.texts(item)]
+        tokenizer, form = tokenizer or CharTokenizer.train("".join(sorted(set("".join(texts))))), FRESH
+    template = Template(what.kind, tokenizer.n_vocab)
+    parts = [encode(part, template, tokenizer, 1 << 20) for part in _examples(what, source, None)]
+    config = GPTConfig(n_vocab=tokenizer.n_vocab, n_ctx=max(rows.T for rows in parts), **form)
+    return GPT(config, seed=seed, dtype=np.float32 if dtype is None else dtype, recompute=recompute), tokenizer
