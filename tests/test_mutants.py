@@ -1,4 +1,7 @@
-"""Every mistake of the catalogue is caught: of the gradient by the gradient check alone, of the step by what it does."""
+"""Every mistake of the catalogue is caught: of the gradient by the gradient check alone, of the step by what it does.
+
+Those of tuning are caught by the gradient check too, but for a few that have their tests of values beside their layers'.
+"""
 
 import inspect
 import math
@@ -21,7 +24,7 @@ from stages import later
 LEAKS = {"mask-off-by-one", "mask-finite"}
 
 
-def caught(slug: str, case_name: str, factor: float = 1.0, **options):
+def caught(slug: str | mutants.Form, case_name: str, factor: float = 1.0, **options):
     case = cases.make(case_name, seed=3)
     if case.backward is None:
         case.target = cases.Scaled(case.target, factor)
@@ -30,7 +33,10 @@ def caught(slug: str, case_name: str, factor: float = 1.0, **options):
         return check(*inputs, **case_options, **options)
 
 
-SHOWN = [(slug, case_name) for slug in sorted(set(mutants.names("gradient")) - LEAKS)
+# Of tuning, the same: what forward has too. test_heads.py and test_preference.py tell them by their values.
+BY_VALUE = {"choice-missing-scores", "pairs-turned"}
+
+SHOWN = [(slug, case_name) for slug in sorted({*mutants.names("gradient"), *mutants.names("tuning")} - LEAKS - BY_VALUE)
          for case_name in mutants.CATALOGUE[slug].shows]
 FIRST = [pair if mutants.CATALOGUE[pair[0]].shows[0] == pair[1] else later(*pair) for pair in SHOWN]
 
@@ -106,11 +112,61 @@ def test_the_catalogue_has_each_mistake_once():
     assert len(mutants.names("gradient")) == 49 + 1  # and the finite mask
     assert len(mutants.names("step")) == 10
     assert sorted(mutants.names()) == sorted(mutants.names("gradient") + mutants.names("step"))
-    every = [form.edits for slug in mutants.names() for form in mutants.forms(slug)]
+    assert set(mutants.CATALOGUE) == {*mutants.names(), *mutants.names("tuning")}
+    every = [form.edits for slug in mutants.CATALOGUE for form in mutants.forms(slug)]
     assert len(set(every)) == len(every)
 
 
-@pytest.mark.parametrize("slug", mutants.names())
+def test_every_mistake_of_tuning_names_a_case_that_shows_it_or_has_a_test_of_values():
+    for slug in mutants.names("tuning"):
+        assert bool(mutants.CATALOGUE[slug].shows) == (slug not in BY_VALUE), slug
+        assert set(mutants.CATALOGUE[slug].shows) <= set(cases.names())
+
+
+@pytest.mark.verify
+@pytest.mark.parametrize("slug", sorted(mutants.names("tuning")))
+def test_a_form_that_no_gradient_check_can_see_says_so_and_no_other_does(slug):
+    for form in mutants.forms(slug):
+        blind = all(caught(form, name).verdict == "ok" for name in cases_of(slug))
+        assert ("the gradient is right, for" in form.story) == blind, form
+
+
+@pytest.mark.parametrize("slug", sorted(mutants.names("tuning")))
+def test_no_form_of_a_mistake_of_tuning_passes_for_its_neighbour(slug):
+    """Each is another function, or another gradient: all numbers of all cases of its layer, to be told apart by them."""
+    found = {}
+    for form in mutants.forms(slug):
+        with mutants.apply(form):
+            found[form.story] = numbers_of(slug)
+    healthy = numbers_of(slug)
+    for story, numbers in found.items():
+        assert far(numbers, healthy), story
+    assert all(far(found[a], found[b]) for a, b in combinations(found, 2))
+
+
+def cases_of(slug):
+    """The cases of the layer that has the mistake."""
+    module = mutants.CATALOGUE[slug].where.rpartition(".")[0]
+    for name in cases.names():
+        target = cases.make(name).target
+        layers = [target, *(layer for _, layer in getattr(target, "named_layers", dict)())]
+        if any(f"{type(layer).__module__}.{type(layer).__name__}" == f"numgpt.{module}" for layer in layers):
+            yield name
+
+
+def numbers_of(slug):
+    """Outputs and gradients in those."""
+    found = []
+    for case in (cases.make(name, seed=3) for name in cases_of(slug)):
+        y, saved = case.target.forward(*case.inputs, **case.options)
+        dy = np.random.default_rng(1).standard_normal(y.shape) if np.ndim(y) else 0.7
+        dx = case.target.backward(dy, saved)
+        found += [np.where(np.isfinite(y), y, 0), *(dx if isinstance(dx, tuple) else (dx,))]
+        found += [param.grad for param in case.target.params()]
+    return np.concatenate([np.ravel(one) for one in found])
+
+
+@pytest.mark.parametrize("slug", list(mutants.CATALOGUE))
 def test_what_a_mistake_breaks_is_derived_in_a_docstring_and_its_line_is_in_the_code(slug):
     whose, what = mutants.CATALOGUE[slug].breaks
     assert inspect.getdoc(mutants.named(whose)).count(what) == 1

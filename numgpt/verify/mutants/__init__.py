@@ -1,6 +1,7 @@
 """The mistakes people make in a hand-written GPT, planted in ours: to try a check by, or to make somebody's wrong numbers.
 
-catalogue.py lists them, variants.py and attention.py the other ways to make each.
+catalogue.py lists those of a GPT itself, variants.py and attention.py the other ways to make each, and preference.py those
+of what a GPT is tuned with.
 
     with mutants.apply("ln-no-xhat"):
         assert not check(LayerNorm(5), x)
@@ -18,13 +19,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import CodeType, FunctionType
 
-from numgpt.verify.mutants import attention, variants  # noqa: F401  (they add to the catalogue)
+from numgpt.verify.mutants import attention, preference, variants  # noqa: F401  (they add to the catalogue)
 from numgpt.verify.mutants.catalogue import CATALOGUE, Edit, Form, Mutant  # noqa: F401
 
 
 def names(kind: str | None = None) -> list[str]:
-    """All slugs, or those of the "gradient", or of the "step"."""
-    return [slug for slug, mutant in CATALOGUE.items() if kind in (None, mutant.kind)]
+    """Those of the "gradient", of the "step" or of "tuning"; without a kind the first two: all that a GPT's own training may show."""
+    kinds = ("gradient", "step") if kind is None else (kind,)
+    return [slug for slug, mutant in CATALOGUE.items() if mutant.kind in kinds]
 
 
 def forms(slug: str) -> tuple[Form, ...]:
