@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tuning_twins
 from frameworks import beyond, errors, jax_vjp, torch_vjp, waves
 
 from numgpt import layers as L
@@ -146,6 +147,7 @@ TWINS = {
     L.SoftmaxCrossEntropy: cross_entropy,
     L.HeadLoss: head_loss,
     TiedModel: tied_model,
+    **tuning_twins.TWINS,
     Function: lambda f, p, layer, x: getattr(f, layer.f.__name__)(x),
 }
 
