@@ -68,7 +68,8 @@ def test_pieces_add_up_to_the_whole():
     dx = L.HeadLogProbs(whole).backward(dy, saved)
     for rows in (slice(0, 1), slice(1, 3)):
         y_, saved = L.HeadLogProbs(parts).forward(x[rows], targets[rows])
-        assert np.abs(y_ - y[rows]).max() < 1e-14 and np.abs(L.HeadLogProbs(parts).backward(dy[rows], saved) - dx[rows]).max() < 1e-14
+        assert np.abs(y_ - y[rows]).max() < 1e-14
+        assert np.abs(L.HeadLogProbs(parts).backward(dy[rows], saved) - dx[rows]).max() < 1e-14
     for param, other in zip(whole.params(), parts.params(), strict=True):
         assert np.abs(param.grad - other.grad).max() < 1e-13
 

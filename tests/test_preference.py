@@ -32,7 +32,9 @@ def test_softplus_keeps_its_digits_on_both_sides(dtype):
         y, slope = ops.softplus(x), ops.softplus_backward(np.ones_like(x), x)
     assert y.dtype == slope.dtype == dtype
     assert y == pytest.approx([-log_sigmoid(-one) for one in x.tolist()], rel=4 * float(np.finfo(dtype).eps), abs=1e-45)
-    assert slope == pytest.approx([math.exp(log_sigmoid(one)) for one in x.tolist()], rel=1e-4 if dtype == np.float32 else 1e-12)
+    # by exp of a logarithm of up to 700, or of 80 in float32, whose rounding is that much larger
+    rel = 1e-4 if dtype == np.float32 else 1e-12
+    assert slope == pytest.approx([math.exp(log_sigmoid(one)) for one in x.tolist()], rel=rel)
 
 
 def test_softplus_has_the_sigmoid_for_its_slope_by_complex_step():
@@ -91,8 +93,10 @@ def test_smoothing_is_least_where_the_odds_are_what_it_says():
     loss, best = L.DPO(1.0, smoothing=e), math.log((1 - e) / e)
     _, saved = loss.forward(np.array([[best, 0.0]]), reference=np.zeros((1, 2)))
     assert np.abs(loss.backward(1.0, saved)).max() < 1e-16
-    slopes = [loss.backward(1.0, loss.forward(np.array([[best + step, 0.0]]), reference=np.zeros((1, 2)))[1])[0, 0] for step in (-1, 1)]
-    assert slopes[0] < 0 < slopes[1]
+    below, above = np.array([[[best + step, 0.0]] for step in (-1, 1)])
+    slope = {step: loss.backward(1.0, loss.forward(logp, reference=np.zeros((1, 2)))[1])[0, 0]
+             for step, logp in (('below', below), ('above', above))}
+    assert slope['below'] < 0 < slope['above']
 
 
 def test_only_the_distance_to_the_reference_counts():
@@ -109,7 +113,8 @@ def test_large_margins_neither_overflow_nor_lose_their_slope(margin, dtype):
     with np.errstate(over="raise", invalid="raise"):
         for loss, (value, saved) in ((L.DPO(1.0), L.DPO(1.0).forward(logp, reference=zeros)),
                                      (L.LogisticPairs(), L.LogisticPairs().forward(*np.ascontiguousarray(logp.T)))):
-            gradient = np.transpose(loss.backward(1.0, saved)) if isinstance(loss, L.LogisticPairs) else loss.backward(1.0, saved)
+            gradient = loss.backward(1.0, saved)
+            gradient = np.transpose(gradient) if isinstance(loss, L.LogisticPairs) else gradient
             assert value == margin / 2  # nothing of the first, and the whole margin of the second
             assert np.array_equal(gradient, [[0, 0], [-0.5, 0.5]])
             assert value.dtype == dtype and gradient.dtype == dtype
@@ -163,10 +168,10 @@ def test_the_gradient_is_forward_s_own_for_every_input(target, inputs, options):
 
 
 @pytest.mark.parametrize("call, kind, message", [
-    (lambda: L.LogisticPairs()(draw(3), draw(1)), ValueError, r"a score of each chosen .* both \(B,\); got \(3,\) and \(1,\)"),
+    (lambda: L.LogisticPairs()(draw(3), draw(1)), ValueError, r"a score of each .* both \(B,\); got \(3,\) and \(1,\)"),
     (lambda: L.LogisticPairs()(draw(3, 2), draw(3, 2)), ValueError, r"both \(B,\); got \(3, 2\) and \(3, 2\)"),
     (lambda: L.LogisticPairs()(np.ones(3, int), draw(3)), TypeError, "LogisticPairs wants real or complex"),
-    (lambda: L.LogisticPairs()(draw(3), draw(3), count=2), ValueError, "number of pairs in the whole batch, .* piece with 3; got 2"),
+    (lambda: L.LogisticPairs()(draw(3), draw(3), count=2), ValueError, "number of pairs in .* piece with 3; got 2"),
     (lambda: L.DPO()(draw(3), reference=draw(3)), ValueError, r"DPO wants logp \(B, 2\), .*; got an array of shape \(3,\)"),
     (lambda: L.DPO()(draw(3, 2), reference=draw(2)), ValueError, r"reference must have the shape \(3, 2\) .*; got \(2,\)"),
     (lambda: L.DPO()(draw(3, 2), reference=draw(3, 2), count=2.5), TypeError, "count must be a whole number; got 2.5"),

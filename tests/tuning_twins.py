@@ -58,7 +58,8 @@ def dpo(f, p, layer, logp, reference, count=None):
 
 
 TWINS = {
-    L.LastToken: last_token, L.ClassHead: class_head, L.SimilarityHead: similarity_head, L.ScoreHead: score_head, Choice: choice,
+    L.LastToken: last_token, L.ClassHead: class_head, L.SimilarityHead: similarity_head,
+    L.ScoreHead: score_head, Choice: choice,
     L.ValueHead: lambda f, p, layer, x: f.linear(x, p[layer.linear.weight], p[layer.linear.bias])[..., 0],
     Bent: lambda f, p, layer, *inputs: f.gelu(TWINS[type(layer.layer)](f, p, layer.layer, *inputs)),
     L.HeadLogProbs: log_probs, L.LogisticPairs: pairs, L.DPO: dpo,

@@ -30,7 +30,7 @@ class LastToken(Layer):
         last = last_places(last, x, "LastToken")
         T, C = x.shape[-2:]
         there, place = _places(last)
-        y = np.zeros((last.size, C), x.dtype)
+        y = np.zeros((last.size, C), x.dtype.newbyteorder("="))
         y[there] = x.reshape(last.size, T, C)[there, place]
         return y.reshape(*last.shape, C), (last, x.shape)
 
@@ -38,7 +38,7 @@ class LastToken(Layer):
         last, shape = saved
         dy = gradient(dy, (*last.shape, shape[-1]), "LastToken")
         there, place = _places(last)
-        dx = np.zeros((last.size, *shape[-2:]), dy.dtype)
+        dx = np.zeros((last.size, *shape[-2:]), dy.dtype.newbyteorder("="))
         dx[there, place] = dy.reshape(last.size, shape[-1])[there]
         return dx.reshape(shape)
 
@@ -101,7 +101,8 @@ class SimilarityHead(Layer):
     def forward(self, x, last, *, rng=None):
         x = channels(x, self.linear.weight.shape[0], "SimilarityHead")
         if x.ndim != 4 or x.shape[1] != 2:
-            raise ValueError(f"SimilarityHead wants x (B, 2, T, C), both orders of each pair; got an array of shape {x.shape}")
+            raise ValueError("SimilarityHead wants x (B, 2, T, C), both orders of each pair; "
+                             f"got an array of shape {x.shape}")
         h, saved_token = self.token.forward(x, last)
         both, saved_dropout = self.dropout.forward(h.sum(1), rng=rng)
         y, saved_linear = self.linear.forward(both)

@@ -20,7 +20,8 @@ other("last-token-padding", "read there too: the gradient is right, for another 
       (LAST + ".forward", _TAKEN, "x.reshape(last.size, T, C)[there, -1]"), *plain("last-token-padding"))
 add("last-token-off-by-one", LAST + ".backward", _PUT, "dx[there, np.minimum(place + 1, shape[-2] - 1)] = ",
     "one place too far to the right", "last-token", "score-head", breaks="dx = place * dy[..., None, :]")
-other("last-token-off-by-one", "one too far to the left", (LAST + ".backward", _PUT, "dx[there, np.maximum(place - 1, 0)] = "))
+other("last-token-off-by-one", "one too far to the left",
+      (LAST + ".backward", _PUT, "dx[there, np.maximum(place - 1, 0)] = "))
 add("last-token-everywhere", LAST + ".backward", _PUT + "dy.reshape(last.size, shape[-1])[there]",
     "dx[there] = dy.reshape(last.size, 1, shape[-1])[there]", "every row of the sequence gets the last one's gradient",
     "last-token", "class-head", breaks="dx = place * dy[..., None, :]")
@@ -43,7 +44,8 @@ add("logprobs-sign", LOGPROBS + ".backward", "-dy[part, None]", "dy[part, None]"
 add("logprobs-mean", LOGPROBS + ".backward", _ROW, _ROW.replace(", 1)", ", (targets != IGNORE).sum())"),
     "divided by the number of tokens, where a sum is wanted", "head-log-probs",
     breaks="dlogits = (counts * dy)[..., None] * (onehot - p)")
-other("logprobs-mean", "divided by the length of a row", (LOGPROBS + ".backward", _ROW, _ROW.replace(", 1)", ", targets.shape[-1])")))
+other("logprobs-mean", "divided by the length of a row",
+      (LOGPROBS + ".backward", _ROW, _ROW.replace(", 1)", ", targets.shape[-1])")))
 add("logprobs-one-weight", LOGPROBS + ".backward", '"HeadLogProbs").reshape(-1)',
     '"HeadLogProbs").mean(-1, keepdims=True).repeat(targets.shape[-1], -1).reshape(-1)',
     "all tokens of a row get the mean of their gradients", "head-log-probs",
@@ -63,13 +65,15 @@ add("pairs-sign", PAIRS + ".backward", "return dmargin, -dmargin", "return -dmar
     "what was rejected is raised", "logistic-pairs", breaks="dmargin = -dloss / (1 + exp(margin)) / count")
 add("pairs-turned", PAIRS + ".forward", "margin = chosen - rejected", "margin = rejected - chosen",
     "chosen and rejected exchanged, in the loss too: the gradient is right, for another function",
-    breaks="margin = chosen - rejected", more=((PAIRS + ".backward", "return dmargin, -dmargin", "return -dmargin, dmargin"),))
+    breaks="margin = chosen - rejected",
+    more=((PAIRS + ".backward", "return dmargin, -dmargin", "return -dmargin, dmargin"),))
 add("pairs-sure", PAIRS + ".backward", _CHANCE, _CHANCE.replace("-ops.sigmoid(-", "-ops.sigmoid("),
     "the chance of the right choice for that of the wrong one: what is learnt already is learnt most", "logistic-pairs",
     breaks="dmargin = -dloss / (1 + exp(margin)) / count")
 add("pairs-one-side", PAIRS + ".backward", "return dmargin, -dmargin", "return dmargin, 0 * dmargin",
     "what was rejected is left where it is", "logistic-pairs", breaks="drejected = -dmargin")
-other("pairs-one-side", "it is moved as what was chosen is", (PAIRS + ".backward", "return dmargin, -dmargin", "return dmargin, dmargin"))
+other("pairs-one-side", "it is moved as what was chosen is",
+      (PAIRS + ".backward", "return dmargin, -dmargin", "return dmargin, dmargin"))
 add("pairs-count", PAIRS + ".backward", _CHANCE, _CHANCE.replace(" / count", ""),
     "sum where the mean is promised", "logistic-pairs", breaks="dmargin = -dloss / (1 + exp(margin)) / count")
 other("pairs-count", "the mean over sequences, of which a pair has two",
@@ -97,21 +101,26 @@ other("dpo-sign", "in the loss too: the gradient is right, for another function"
       (DPO + ".forward", _MARGIN, "margin = reward[:, 1] - reward[:, 0]"), _TURNED)
 add("dpo-no-beta", DPO + ".backward", "return self.beta * dreward", "return dreward",
     "beta in the margin, and not in the gradient", "dpo", breaks="dlogp = beta * dreward")
-other("dpo-no-beta", "twice in the gradient", (DPO + ".backward", "return self.beta * dreward", "return self.beta ** 2 * dreward"))
-other("dpo-no-beta", "in the gradient, and not in the margin", (DPO + ".rewards", _REWARD, _REWARD.replace("self.beta * ", "")))
+other("dpo-no-beta", "twice in the gradient",
+      (DPO + ".backward", "return self.beta * dreward", "return self.beta ** 2 * dreward"))
+other("dpo-no-beta", "in the gradient, and not in the margin",
+      (DPO + ".rewards", _REWARD, _REWARD.replace("self.beta * ", "")))
 add("dpo-chosen-alone", DPO + ".backward", _STACK, "np.stack([dmargin, 0 * dmargin], -1)",
     "what was rejected is left where it is", "dpo", breaks="array([1.0, -1.0])")
 other("dpo-chosen-alone", "in the loss too: the gradient is right, for another function",
       (DPO + ".forward", _MARGIN, "margin = reward[:, 0]"), *plain("dpo-chosen-alone"))
-add("dpo-no-smoothing", DPO + ".backward", "self.smoothing * ops.sigmoid(margin) - (1 - self.smoothing) * ops.sigmoid(-margin)",
+add("dpo-no-smoothing", DPO + ".backward",
+    "self.smoothing * ops.sigmoid(margin) - (1 - self.smoothing) * ops.sigmoid(-margin)",
     "-ops.sigmoid(-margin)", "smoothing in the loss, and not in the gradient", "dpo-smoothing", "dpo-count",
     breaks="(smoothing / (1 + exp(-margin)) - (1 - smoothing) / (1 + exp(margin)))")
 other("dpo-no-smoothing", "its part with the sign turned",
       (DPO + ".backward", "self.smoothing * ops.sigmoid(margin) - ", "-self.smoothing * ops.sigmoid(margin) - "))
-add("dpo-sure", DPO + ".backward", "(1 - self.smoothing) * ops.sigmoid(-margin)", "(1 - self.smoothing) * ops.sigmoid(margin)",
+add("dpo-sure", DPO + ".backward", "(1 - self.smoothing) * ops.sigmoid(-margin)",
+    "(1 - self.smoothing) * ops.sigmoid(margin)",
     "the chance of the right choice for that of the wrong one", "dpo", breaks="(1 - smoothing) / (1 + exp(margin))")
 add("dpo-count", DPO + ".backward", _SLOPE, "number(dloss) * slope", "sum where the mean is promised", "dpo",
     breaks="loss = ((1 - smoothing) * log1p(exp(-margin)) + smoothing * log1p(exp(margin))).sum() / count")
-other("dpo-count", "the mean over sequences, of which a pair has two, in the loss too: the gradient is right, for another function",
+other("dpo-count",
+      "the mean over sequences, of which a pair has two, in the loss too: the gradient is right, for another function",
       (DPO + ".forward", "losses.sum() / count", "losses.sum() / (2 * count)"),
       (DPO + ".backward", _SLOPE, "number(dloss) / (2 * count) * slope"))
