@@ -7,6 +7,7 @@ from numgpt import GPT, GPTConfig
 from numgpt import layers as L
 from numgpt.layers import ops
 from numgpt.teach.derivation import Derivation, Part, Statement, execute, run, scope, undone
+from numgpt.verify import cases
 
 B, T, H, D, C, F, V = 2, 5, 3, 4, 7, 11, 13
 
@@ -49,6 +50,11 @@ PLAIN = [  # layers whose lines stand for themselves: names of inputs, inputs, m
     (L.LogisticPairs(), {"chosen": x(V), "rejected": x(2, V)[1]}, {"count": 17}, {"count": 17}),
     (L.DPO(0.3, smoothing=0.1), {"logp": 9 * x(V, 2)}, {"reference": x(V, 2), "count": 17}, {"reference": x(V, 2), "count": 17}),
 ]
+for name in ("kl-reward", "gae", "clipped-policy", "clipped-value", "clipped-value-none", "token-kl"):
+    case = cases.make(name)  # with nan among the constants of tokens that do not count
+    inputs = dict(zip({"gae": ("rewards", "values")}.get(name, ("values" if "value" in name else "logp",)), case.inputs))
+    count = {} if name in ("kl-reward", "gae") else {"count": 17}
+    PLAIN.append((case.target, inputs, case.options | count, case.options | count))
 
 
 @pytest.mark.parametrize("layer, inputs, more, options", PLAIN, ids=lambda item: type(item).__name__)

@@ -13,12 +13,15 @@ from numgpt.layers.logprobs import HeadLogProbs
 from numgpt.layers.loss import HeadLoss, SoftmaxCrossEntropy
 from numgpt.layers.norm import LayerNorm
 from numgpt.layers.param import Layer, Param
+from numgpt.layers.policy import ClippedPolicy, ClippedValue, TokenKL, estimated_kl
 from numgpt.layers.position import LearnedPositions, SinusoidalPositions
 from numgpt.layers.preference import DPO, LogisticPairs
 from numgpt.layers.recompute import Recompute
+from numgpt.layers.reward import GAE, KLReward, whitened
 from numgpt.layers.softmax import Softmax
 
-__all__ = ["ACTIVATIONS", "BLOCKS", "CausalAttention", "ClassHead", "DPO", "Dropout", "Embedding", "FeedForward", "GELU",
-           "GELUTanh", "HeadLogProbs", "HeadLoss", "KV", "LastToken", "Layer", "LayerNorm", "LearnedPositions", "Linear",
-           "LogisticPairs", "Param", "PostNormBlock", "PreNormBlock", "QuickGELU", "ReLU", "Recompute", "ScoreHead",
-           "SelfAttention", "SiLU", "SimilarityHead", "SinusoidalPositions", "Softmax", "SoftmaxCrossEntropy", "ValueHead"]
+__all__ = ["ACTIVATIONS", "BLOCKS", "CausalAttention", "ClassHead", "ClippedPolicy", "ClippedValue", "DPO", "Dropout",
+           "Embedding", "FeedForward", "GAE", "GELU", "GELUTanh", "HeadLogProbs", "HeadLoss", "KLReward", "KV",
+           "LastToken", "Layer", "LayerNorm", "LearnedPositions", "Linear", "LogisticPairs", "Param", "PostNormBlock",
+           "PreNormBlock", "QuickGELU", "ReLU", "Recompute", "ScoreHead", "SelfAttention", "SiLU", "SimilarityHead",
+           "SinusoidalPositions", "Softmax", "SoftmaxCrossEntropy", "TokenKL", "ValueHead", "estimated_kl", "whitened"]

@@ -190,6 +190,36 @@ def _dpo(draw: Draw, s: Sizes) -> Example:
                    {"reference": reference, "count": s.B})
 
 
+def _tokens(layer: L.Layer, *inputs: str, **constants: Callable) -> Callable:
+    """An example of a layer over the tokens of responses, which begin behind a prompt where there is room for one."""
+    def make(draw: Draw, s: Sizes) -> Example:
+        counts = np.ones((s.B, s.T), bool)
+        counts[:, 0] = s.T == 1
+        given = {name: draw.rows(s.B, s.T) - 3 * (name == "logp") for name in inputs}
+        held = {"counts": counts} | {name: constant(draw, s, given) for name, constant in constants.items()}
+        loss = not isinstance(layer, (L.GAE, L.KLReward))
+        return Example(layer, given, held, held | ({"count": int(counts.sum())} if loss else {}))
+    return make
+
+
+def _near(draw: Draw, s: Sizes, given: dict) -> np.ndarray:
+    """A half or one away from the first input, or where that is: no border of a clip lies there."""
+    return next(iter(given.values())) - draw.rows(s.B, s.T, among=np.array([-1, -0.5, 0, 0.5, 1]))
+
+
+def _any(draw: Draw, s: Sizes, given: dict) -> np.ndarray:
+    return draw.rows(s.B, s.T)
+
+
+def _scores(draw: Draw, s: Sizes, given: dict) -> np.ndarray:
+    return draw.rows(s.B)
+
+
+def _returns(draw: Draw, s: Sizes, given: dict) -> np.ndarray:
+    """A quarter off, so that no value and no held one are equally far from them."""
+    return draw.rows(s.B, s.T) + draw.dtype(0.25)
+
+
 def _tying(draw: Draw, s: Sizes) -> Example:
     layer = draw.params(WeightTying(s.V, s.C, dtype=draw.dtype), INPUTS / 2)
     tokens = draw.rng.permutation(np.resize(np.arange(s.V), 2 * max(s.B * s.T, s.V)))  # no two alike where there are enough
@@ -199,6 +229,7 @@ def _tying(draw: Draw, s: Sizes) -> Example:
 
 USUAL = 1, 2, 3
 SEQUENCES = 2, 2, 3  # where one alone would not show it: what is summed over them, or looked up in them
+TOKENS = 2, 4, 1     # of responses, that have no channels
 HEADS = 1, 3, 4      # where one alone would not show it: two, of two channels, which are not as many as the tokens
 
 # name: the class whose docstring it is, how its example is made, and its usual shape (B, T, C)
@@ -234,6 +265,11 @@ EXAMPLES: dict[str, tuple[type, Callable, tuple[int, int, int]]] = {
     "head-log-probs": (L.HeadLogProbs, _head_log_probs, USUAL),
     "logistic-pairs": (L.LogisticPairs, _pairs, SEQUENCES),
     "dpo": (L.DPO, _dpo, SEQUENCES),
+    "kl-reward": (L.KLReward, _tokens(L.KLReward(0.5), "logp", reference=_near, scores=_scores), TOKENS),
+    "gae": (L.GAE, _tokens(L.GAE(0.5, 0.5), "rewards", "values"), TOKENS),
+    "clipped-policy": (L.ClippedPolicy, _tokens(L.ClippedPolicy(0.2), "logp", old=_near, advantages=_any), TOKENS),
+    "clipped-value": (L.ClippedValue, _tokens(L.ClippedValue(0.25), "values", old=_near, returns=_returns), TOKENS),
+    "token-kl": (L.TokenKL, _tokens(L.TokenKL(), "logp", reference=_near), TOKENS),
     "weight-tying": (WeightTying, _tying, USUAL),
 }
 
