@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import test_optim
 import test_shards
+from test_policy import written_out
 
 from numgpt.gradcheck import check
 from numgpt.layers import CausalAttention, LayerNorm
@@ -33,8 +34,9 @@ def caught(slug: str | mutants.Form, case_name: str, factor: float = 1.0, **opti
         return check(*inputs, **case_options, **options)
 
 
-# Of tuning, the same: what forward has too. test_heads.py and test_preference.py tell them by their values.
-BY_VALUE = {"choice-missing-scores", "pairs-turned"}
+# Of tuning, the same: what forward has too. test_heads.py and test_preference.py tell them by their values, and those of PPO
+# are told below.
+BY_VALUE = {"choice-missing-scores", "pairs-turned", "ppo-max", "value-min", "value-clip-returns", "kl-score-each"}
 
 SHOWN = [(slug, case_name) for slug in sorted({*mutants.names("gradient"), *mutants.names("tuning")} - LEAKS - BY_VALUE)
          for case_name in mutants.CATALOGUE[slug].shows]
@@ -117,6 +119,16 @@ def test_the_catalogue_has_each_mistake_once():
     assert len(set(every)) == len(every)
 
 
+def cases_of(slug):
+    """The cases of the layer that has the mistake."""
+    module = mutants.CATALOGUE[slug].where.rpartition(".")[0]
+    for name in cases.names():
+        target = cases.make(name).target
+        layers = [target, *(layer for _, layer in getattr(target, "named_layers", dict)())]
+        if any(f"{type(layer).__module__}.{type(layer).__name__}" == f"numgpt.{module}" for layer in layers):
+            yield name
+
+
 def test_every_mistake_of_tuning_names_a_case_that_shows_it_or_has_a_test_of_values():
     for slug in mutants.names("tuning"):
         assert bool(mutants.CATALOGUE[slug].shows) == (slug not in BY_VALUE), slug
@@ -144,18 +156,20 @@ def test_no_form_of_a_mistake_of_tuning_passes_for_its_neighbour(slug):
     assert all(far(found[a], found[b]) for a, b in combinations(found, 2))
 
 
-def cases_of(slug):
-    """The cases of the layer that has the mistake."""
-    module = mutants.CATALOGUE[slug].where.rpartition(".")[0]
-    for name in cases.names():
-        target = cases.make(name).target
-        layers = [target, *(layer for _, layer in getattr(target, "named_layers", dict)())]
-        if any(f"{type(layer).__module__}.{type(layer).__name__}" == f"numgpt.{module}" for layer in layers):
-            yield name
+PPO = [slug for slug in mutants.names("tuning") if mutants.CATALOGUE[slug].where.startswith(("layers.policy.", "layers.reward."))]
+BLIND = [form for slug in PPO for form in mutants.forms(slug) if "the gradient is right, for" in form.story]
+
+
+@pytest.mark.parametrize("form", BLIND, ids=lambda form: f"{form.slug}: {form.story.partition(':')[0]}")
+def test_where_ppo_s_gradient_is_right_for_another_function_a_loop_over_the_tokens_gives_other_values(form):
+    made = [cases.make(name, seed=3) for name in cases_of(form.slug)]
+    with mutants.apply(form):
+        assert any(far(case.target(*case.inputs, **case.options), written_out(case)) for case in made)
+    assert not any(far(case.target(*case.inputs, **case.options), written_out(case)) for case in made)
 
 
 def numbers_of(slug):
-    """Outputs and gradients in those."""
+    """Outputs and gradients in the cases of its layer."""
     found = []
     for case in (cases.make(name, seed=3) for name in cases_of(slug)):
         y, saved = case.target.forward(*case.inputs, **case.options)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 # Where the mistakes of fine-tuning are.
-TUNING = tuple(f"layers.{name}." for name in ("heads", "logprobs", "preference", "policy", "lora")) + ("tuning.",)
+TUNING = tuple(f"layers.{name}." for name in ("heads", "logprobs", "preference", "policy", "reward", "lora")) + ("tuning.",)
 
 
 class Edit(NamedTuple):
