@@ -26,6 +26,9 @@ class Body(Layer):
               -- ids are integers: there is nothing to differentiate
               embedding.backward(positions.backward(dropout.backward(dx)))
     Saved     what each part saved, in order
+
+    With segments (B, T), the example that each position of a row belongs to, each is read as if it were alone: positions
+    begin anew, and attention stays inside it. A run of equal numbers is one; the same number again is another.
     """
 
     def __init__(self, config: GPTConfig, *, rng=None, dtype=np.float32, recompute: bool = False):
@@ -46,26 +49,27 @@ class Body(Layer):
             self.blocks.append(Recompute(block) if recompute else block)
         self.norm = LayerNorm(c.n_embd, bias=c.bias, eps=c.norm_eps, dtype=dtype) if c.norm == "pre" else None
 
-    def forward(self, ids, *, rng: np.random.Generator | None = None):
+    def forward(self, ids, *, rng: np.random.Generator | None = None, segments=None):
         x, saved_embedding = self.embedding.forward(_sequences(ids))
-        x, saved_positions = self.positions.forward(x)
+        x, saved_positions = self.positions.forward(x, segments=segments)
         x, saved_dropout = self.dropout.forward(x, rng=rng)
         saved_blocks = []
         for block in self.blocks:
-            x, saved = block.forward(x, rng=rng)
+            x, saved = block.forward(x, rng=rng, segments=segments)
             saved_blocks.append(saved)
         x, saved_norm = (x, None) if self.norm is None else self.norm.forward(x)
         return x, (saved_embedding, saved_positions, saved_dropout, saved_blocks, saved_norm)
 
-    def __call__(self, ids, *, rng: np.random.Generator | None = None, kv: list[KV] | None = None):
+    def __call__(self, ids, *, rng: np.random.Generator | None = None, kv: list[KV] | None = None,
+                 segments=None):
         """The same with nothing kept, so that it needs the memory of one block.
 
         kv: a decode store for each block, which the ids are added to and go on from.
         """
-        x = self.positions(self.embedding(_sequences(ids)), kv=kv and kv[0])
+        x = self.positions(self.embedding(_sequences(ids)), kv=kv and kv[0], segments=segments)
         x = self.dropout(x, rng=rng)
         for i, block in enumerate(self.blocks):
-            x = block(x, rng=rng, kv=kv and kv[i])
+            x = block(x, rng=rng, kv=kv and kv[i], segments=segments)
         return x if self.norm is None else self.norm(x)
 
     def backward(self, dx, saved, *, finished: Callable[[Layer], None] = lambda layer: None):

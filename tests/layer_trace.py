@@ -63,7 +63,7 @@ def of_layers(model, ids, targets):
         first, second = ("norm2", None) if model.config.norm == "pre" else ("norm1", "norm2")
         forward |= {f"{P}.attention.{part}": x for part, x in zip("qkv", ins[inner])}
         backward |= {f"{P}.attention.{part}": dx for part, dx in zip("qkv", dxs[inner])}
-        forward[f"{P}.attention.probabilities"] = outs[inner][1][3][0][0]  # of the only tile
+        forward[f"{P}.attention.probabilities"] = outs[inner][1][-1][0][0]  # of the only tile
         backward[f"{P}.attention.probabilities"] = dys[inner] @ ins[inner][2].swapaxes(-1, -2)
         forward[f"{P}.attention.mixed"], backward[f"{P}.attention.mixed"] = ins[out][0], dxs[out]
         # A sum's gradient is that of its last part, which has come in no other way.

@@ -10,6 +10,7 @@ from numgpt.layers.inputs import channels, floats, gradient, positive
 from numgpt.layers.kv import KV
 from numgpt.layers.linear import Linear
 from numgpt.layers.param import Layer
+from numgpt.layers.segments import not_in_a_store, places
 from numgpt.layers.softmax import Softmax
 
 
@@ -41,10 +42,14 @@ class CausalAttention(Layer):
               dscores = p * (dp - (dp * p).sum(-1, keepdims=True))
               dq = scale * dscores @ k
               dk = scale * dscores.swapaxes(-1, -2) @ q
-    Saved     q, k, v and, for each tile of queries, p with its dropout
+    Saved     q, k, v and, for each tile of queries, p with its dropout; of segments, how far each position sees
 
     The queries are taken in tiles of a few rows, each against the keys that some row of it sees, so
     that the half of the scores which the mask hides is never computed. Dropout acts on p.
+
+    With segments (B, T), the example that each position of a packed row belongs to, S = T and a query sees no farther
+    back than its segment: window is, at each position, minimum(window, places + 1) with its place in its segment.
+    A run of equal numbers is a segment; the same number again, after another, is another.
     """
 
     def __init__(self, *, scale: float, window: int | None = None, dropout: float = 0.0, tile: int = TILE):
@@ -56,7 +61,7 @@ class CausalAttention(Layer):
         self.softmax = Softmax()
         self.dropout = Dropout(dropout)
 
-    def forward(self, q, k, v, *, rng: np.random.Generator | None = None):
+    def forward(self, q, k, v, *, rng: np.random.Generator | None = None, segments=None):
         # Laid out as (B, T, H, D), so that merging the heads afterwards moves nothing.
         q, k, v = (floats(a, "CausalAttention") for a in (q, k, v))
         alike = q.ndim == k.ndim == 4 and q.shape[:2] + q.shape[3:] == k.shape[:2] + k.shape[3:] and k.shape == v.shape
@@ -64,9 +69,10 @@ class CausalAttention(Layer):
             raise ValueError("CausalAttention wants q (B, H, T, D) and k, v (B, H, S, D) with S >= T; "
                              f"got {q.shape}, {k.shape}, {v.shape}")
         B, H, T, D = q.shape
+        reach = None if segments is None else self._reach(segments, B, T, k.shape[2])
         y = np.empty((B, T, H, D), np.result_type(q, k, v)).swapaxes(1, 2)
         tiles = []
-        for queries, keys, hidden in self._tiles(T, k.shape[2]):
+        for queries, keys, hidden in self._tiles(T, k.shape[2], reach):
             scaled = q[:, :, queries] * self.scale  # the queries, of which there are fewer than scores
             scores = scaled @ k[:, :, keys].swapaxes(-1, -2)  # (B, H, tile, keys)
             np.copyto(scores[..., -hidden.shape[-1]:], -np.inf, where=hidden)
@@ -74,7 +80,7 @@ class CausalAttention(Layer):
             p_kept, kept = self.dropout.forward(p, rng=rng)
             y[:, :, queries] = p_kept @ v[:, :, keys]
             tiles.append((saved_p, p_kept, kept))
-        return y, (q, k, v, tiles)
+        return y, (q, k, v, reach, tiles)
 
     def look(self, q, k, v, positions):
         """Forward without a backward, for decoding: positions (B, T) says how many keys before each query are its sequence's."""
@@ -86,11 +92,11 @@ class CausalAttention(Layer):
         return self.softmax(scores) @ v
 
     def backward(self, dy, saved):
-        q, k, v, tiles = saved
+        q, k, v, reach, tiles = saved
         dy = gradient(dy, q.shape, "CausalAttention")
         # q, k and v are views of one array; sums grow faster where a head's numbers lie together
         dq, dk, dv = np.empty(q.shape, q.dtype), np.zeros(k.shape, k.dtype), np.zeros(v.shape, v.dtype)
-        for (queries, keys, _), (saved_p, p_kept, kept) in zip(self._tiles(q.shape[2], k.shape[2]), tiles):
+        for (queries, keys, _), (saved_p, p_kept, kept) in zip(self._tiles(q.shape[2], k.shape[2], reach), tiles):
             dy_ = dy[:, :, queries]
             dv[:, :, keys] += p_kept.swapaxes(-1, -2) @ dy_
             dp = self.dropout.backward(dy_ @ v[:, :, keys].swapaxes(-1, -2), kept)
@@ -101,17 +107,34 @@ class CausalAttention(Layer):
             d *= self.scale  # scores were scaled
         return dq, dk, dv
 
-    def _tiles(self, T: int, S: int) -> Iterator[tuple[slice, slice, np.ndarray]]:
+    def _reach(self, segments, B: int, T: int, S: int) -> np.ndarray:
+        """How many positions each one sees (B, T), itself among them."""
+        if T != S:
+            raise ValueError(f"segments are of positions that are queries and keys alike; got {T} queries and {S} keys")
+        reach = places(segments, (B, T)) + 1
+        return reach if self.window == math.inf else np.minimum(reach, self.window)
+
+    def _tiles(self, T: int, S: int, reach: np.ndarray | None = None) -> Iterator[tuple[slice, slice, np.ndarray]]:
         """For each tile: its queries, the keys that any of them sees, and which of the last of those each does not.
 
         hidden is (tile, last keys), for all queries of a tile see the keys before; in a window that may be none.
         """
+        if reach is not None:
+            yield from self._tiles_of_segments(T, reach)
+            return
         before = S - T  # positions that have keys but no query
         for queries, keys in tiles(T, S, self.window, self.tile):
             first = before + queries.start if self.window == math.inf else keys.start
             ahead = np.arange(first, keys.stop) - np.arange(before + queries.start, keys.stop)[:, None]
             hidden = (ahead > 0) | (ahead <= -self.window)
             yield queries, keys, hidden
+
+    def _tiles_of_segments(self, T: int, reach: np.ndarray) -> Iterator[tuple[slice, slice, np.ndarray]]:
+        """The same where each position has a reach of its own; hidden is (B, 1, tile, keys), of all keys of the tile."""
+        for queries, _ in tiles(T, T, tile=self.tile):
+            first = queries.start + 1 - int(reach[:, queries.start].max(initial=1))  # no later query sees a key before
+            ahead = np.arange(first, queries.stop) - np.arange(queries.start, queries.stop)[:, None]
+            yield queries, slice(first, queries.stop), (ahead > 0) | (ahead <= -reach[:, None, queries, None])
 
     def _note(self):
         return f"sees {self.window} positions" if self.window < math.inf else None
@@ -136,6 +159,8 @@ class SelfAttention(Layer):
               dqkv = stack(attention.backward(dz)).transpose(1, 3, 0, 2, 4)
               dx = qkv.backward(dqkv.reshape(B, T, 3 * H * D))
     Saved     what qkv, attention and out saved
+
+    With segments (B, T), the example that each position belongs to, attention stays inside each.
     """
 
     def __init__(self, n_embd: int, n_head: int, *, head_size: int | None = None, bias: bool = True,
@@ -155,7 +180,8 @@ class SelfAttention(Layer):
                                          window=window, dropout=dropout, tile=tile)
         self.out = Linear(width, n_embd, bias=bias, std=std if out_std is None else out_std, rng=rng, dtype=dtype)
 
-    def forward(self, x, *, rng: np.random.Generator | None = None, kv: KV | None = None):
+    def forward(self, x, *, rng: np.random.Generator | None = None, kv: KV | None = None, segments=None):
+        not_in_a_store(segments, kv)
         x = channels(x, self.qkv.weight.shape[0], "SelfAttention")
         if x.ndim != 3:
             raise ValueError(f"SelfAttention wants (B, T, C); got an array of shape {x.shape}")
@@ -164,7 +190,7 @@ class SelfAttention(Layer):
         qkv, saved_qkv = self.qkv.forward(x)
         q, k, v = qkv.reshape(B, T, 3, H, D).transpose(2, 0, 3, 1, 4)  # each (B, H, T, D), a view
         if kv is None:
-            z, saved_attention = self.attention.forward(q, k, v, rng=rng)
+            z, saved_attention = self.attention.forward(q, k, v, rng=rng, segments=segments)
         else:
             z, saved_attention = self._decoded(q, k, v, rng, kv), None
         y, saved_out = self.out.forward(z.swapaxes(1, 2).reshape(B, T, H * D))

@@ -54,9 +54,9 @@ class PreNormBlock(Block):
     Saved     what each part saved, in order
     """
 
-    def forward(self, x, *, rng: np.random.Generator | None = None, kv: KV | None = None):
+    def forward(self, x, *, rng: np.random.Generator | None = None, kv: KV | None = None, segments=None):
         h, saved_norm1 = self.norm1.forward(x)
-        a, saved_attention = self.attention.forward(h, rng=rng, kv=kv)
+        a, saved_attention = self.attention.forward(h, rng=rng, kv=kv, segments=segments)
         a, kept_a = self.dropout.forward(a, rng=rng)
         n = x + a
         h, saved_norm2 = self.norm2.forward(n)
@@ -89,8 +89,8 @@ class PostNormBlock(Block):
     Saved     what each part saved, in order
     """
 
-    def forward(self, x, *, rng: np.random.Generator | None = None, kv: KV | None = None):
-        a, saved_attention = self.attention.forward(x, rng=rng, kv=kv)
+    def forward(self, x, *, rng: np.random.Generator | None = None, kv: KV | None = None, segments=None):
+        a, saved_attention = self.attention.forward(x, rng=rng, kv=kv, segments=segments)
         a, kept_a = self.dropout.forward(a, rng=rng)
         n, saved_norm1 = self.norm1.forward(x + a)
         f, saved_ffn = self.ffn.forward(n)

@@ -104,6 +104,14 @@ def constants(a, like: np.ndarray, name: str) -> np.ndarray:
     return a.astype(like.dtype, copy=False)
 
 
+def segment_ids(segments, shape: tuple[int, ...]) -> np.ndarray:
+    """segments as an integer array of that shape."""
+    segments = _integers(segments, "segments")
+    if segments.shape != shape:
+        raise ValueError(f"segments must have the shape {shape}, the example of each position; got {segments.shape}")
+    return segments
+
+
 def whole(n, name: str) -> int:
     """n as a whole number."""
     try:

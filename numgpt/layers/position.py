@@ -6,7 +6,9 @@ import numpy as np
 
 from numgpt.layers.inputs import channels, gradient, positive, sequence_length
 from numgpt.layers.kv import KV
+from numgpt.layers.ops import flat
 from numgpt.layers.param import Layer, normal
+from numgpt.layers.segments import not_in_a_store, places
 
 
 class LearnedPositions(Layer):
@@ -19,21 +21,28 @@ class LearnedPositions(Layer):
               -- every sequence of the batch uses the same rows
               dtable[:x.shape[-2]] = dy.sum(0)
               dx = dy
-    Saved     the shape of x
+    Saved     the shape of x, and of segments, where in its own each position stands
 
-    With a decode store, kv, the sequences go on where the store has come to.
+    With a decode store, kv, the sequences go on where the store has come to. With segments (B, T), the example that each
+    position belongs to, positions are counted from 0 in each: y = x + table[places], and every segment uses the same rows.
     """
 
     def __init__(self, n_ctx: int, n_embd: int, *, std: float = 0.02, rng=None, dtype=np.float64):
         self.table = normal(rng, (n_ctx, n_embd), std, dtype)
 
-    def forward(self, x, *, kv: KV | None = None):
+    def forward(self, x, *, kv: KV | None = None, segments=None):
         n_ctx, n_embd = self.table.shape
         x = channels(x, n_embd, "LearnedPositions")
-        return x + self.table.value[_places(x, n_ctx, kv)], x.shape
+        rows = _places(x, n_ctx, kv, segments)
+        return x + self.table.value[rows], (x.shape, None if segments is None else rows)
 
     def backward(self, dy, saved):
-        dy = gradient(dy, saved, "LearnedPositions")
+        shape, rows = saved
+        dy = gradient(dy, shape, "LearnedPositions")
+        if rows is not None:
+            total = _by_place(dy, rows)
+            self.table.grad[:len(total)] += total
+            return dy
         T = dy.shape[-2]
         self.table.grad[:T] += dy.sum(tuple(range(dy.ndim - 2)))
         return dy
@@ -51,15 +60,17 @@ class SinusoidalPositions(Layer):
               y = x + waves
     Backward  dx = dy
     Saved     the shape of x
+
+    A decode store, or segments, do what they do to LearnedPositions.
     """
 
     def __init__(self, n_ctx: int, n_embd: int):
         self.n_ctx, self.n_embd = positive(n_ctx, "n_ctx"), positive(n_embd, "n_embd")
 
-    def forward(self, x, *, kv: KV | None = None):
+    def forward(self, x, *, kv: KV | None = None, segments=None):
         x = channels(x, self.n_embd, "SinusoidalPositions")
-        places = _places(x, self.n_ctx, kv)
-        rows = waves(places.stop, self.n_embd) if kv is None else waves_at(places, self.n_embd)
+        at = _places(x, self.n_ctx, kv, segments)
+        rows = waves(x.shape[-2], self.n_embd)[at] if kv is None else waves_at(at, self.n_embd)
         return x + rows.astype(x.real.dtype), x.shape
 
     def backward(self, dy, saved):
@@ -69,15 +80,28 @@ class SinusoidalPositions(Layer):
         return f"{self.n_embd} waves"
 
 
-def _places(x, n_ctx: int, kv: KV | None):
-    """Which positions x (B, T, C) stands at: the first T, or those after what is in the store (B, T)."""
+def _places(x, n_ctx: int, kv: KV | None, segments):
+    """Which positions x (B, T, C) stands at: the first T, those in its segments (B, T), or those after the store's (B, T)."""
+    not_in_a_store(segments, kv)
     T = sequence_length(x, n_ctx)
+    if segments is not None:
+        return places(segments, x.shape[:-1])
     if kv is None:
         return slice(T)
     if len(x) != len(kv.lengths):
         raise ValueError(f"the decode store is of {len(kv.lengths)} sequences; got {len(x)}")
     sequence_length(x, n_ctx - kv.length)
     return kv.positions(T)
+
+
+def _by_place(dy, rows) -> np.ndarray:
+    """The sums of dy (..., T, C) over all positions at each place, segment after segment."""
+    dy, rows = flat(dy), rows.reshape(-1)
+    total = np.zeros((rows.max(initial=-1) + 1, dy.shape[-1]), dy.dtype)
+    starts = np.flatnonzero(rows == 0).tolist()
+    for start, stop in zip(starts, [*starts[1:], len(dy)]):
+        total[:stop - start] += dy[start:stop]
+    return total
 
 
 @functools.lru_cache(maxsize=8)

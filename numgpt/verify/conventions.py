@@ -115,10 +115,10 @@ def _weights(c: GPTConfig) -> Iterator[Convention]:
 def _ends() -> Iterator[Convention]:
     """What goes in, and what comes out."""
     yield Convention("no-positions", "positions are not added", edits=(
-        Edit(POSITIONS + ".forward", "x + self.table.value[_places(x, n_ctx, kv)]", "+x"),
+        Edit(POSITIONS + ".forward", "x + self.table.value[rows]", "+x"),
         Edit(POSITIONS + ".backward", "self.table.grad[:T] += dy.sum(tuple(range(dy.ndim - 2)))", "pass")))
     yield Convention("positions-from-1", "positions are counted from 1", edits=(
-        Edit(POSITIONS + ".forward", "self.table.value[_places", "self.table.value[1:][_places"),
+        Edit(POSITIONS + ".forward", "self.table.value[rows]", "self.table.value[1:][rows]"),
         Edit(POSITIONS + ".backward", "self.table.grad[:T]", "self.table.grad[1:T + 1]")))
     yield Convention("embeddings-scaled", "embeddings are multiplied by sqrt(C)", edits=(
         Edit(TABLE + ".forward", "self.table.value[ids]", "self.table.value[ids] * self.table.shape[1] ** 0.5"),

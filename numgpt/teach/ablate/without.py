@@ -24,7 +24,7 @@ class Through(Layer):
     Saved     the shape of x
     """
 
-    def forward(self, x, *, kv: KV | None = None):
+    def forward(self, x, *, kv: KV | None = None, segments=None):
         x = floats(x, "Through")
         return x, x.shape
 
@@ -49,9 +49,9 @@ class NoSkipBlock(Layer):
         self.norm1, self.attention, self.norm2, self.ffn = block.norm1, block.attention, block.norm2, block.ffn
         self.dropout = block.dropout
 
-    def forward(self, x, *, rng: np.random.Generator | None = None, kv: KV | None = None):
+    def forward(self, x, *, rng: np.random.Generator | None = None, kv: KV | None = None, segments=None):
         h, saved_norm1 = self.norm1.forward(x)
-        a, saved_attention = self.attention.forward(h, rng=rng, kv=kv)
+        a, saved_attention = self.attention.forward(h, rng=rng, kv=kv, segments=segments)
         n, kept_a = self.dropout.forward(a, rng=rng)
         h, saved_norm2 = self.norm2.forward(n)
         f, saved_ffn = self.ffn.forward(h)
@@ -83,7 +83,7 @@ class UnmaskedAttention(CausalAttention):
     Saved     as CausalAttention
     """
 
-    def _tiles(self, T, S):
+    def _tiles(self, T, S, reach=None):
         for queries, _ in tiles(T, S, tile=self.tile):
             yield queries, slice(0, S), np.zeros((queries.stop - queries.start, 1), bool)
 

@@ -76,7 +76,7 @@ def _norm(name: str, saved):
 
 
 def _attention(P: str, x: str, saved, mask):
-    into, (q, k, v, tiles), mixed = saved
+    into, (q, k, v, _, tiles), mixed = saved
     yield x, ITSELF, into
     for part in (q, k, v):
         yield f"{P}attention.qkv", ITSELF, part
