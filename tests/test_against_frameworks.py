@@ -26,8 +26,18 @@ def twin(f, p, layer, *inputs, **options):
     return TWINS[type(layer)](f, p, layer, *inputs, **options)
 
 
-def sinusoidal_positions(f, p, layer, x):
-    return x + f.constant(waves(*x.shape[1:]), x)
+def standing(x, segments):
+    """Which rows x (B, T, C) stands at; in a segment, at as many as there are of its number before, which no other has."""
+    T = x.shape[1]
+    return np.arange(T) if segments is None else np.tril(segments[:, :, None] == segments[:, None], -1).sum(-1)
+
+
+def learned_positions(f, p, layer, x, segments=None):
+    return x + p[layer.table][standing(x, segments)]
+
+
+def sinusoidal_positions(f, p, layer, x, segments=None):
+    return x + f.constant(waves(*x.shape[1:])[standing(x, segments)], x)
 
 
 def dropout(f, p, layer, x, rng=None):
@@ -37,24 +47,26 @@ def dropout(f, p, layer, x, rng=None):
     return x * f.constant(kept / (1 - layer.p), x)
 
 
-def attention(f, p, layer, q, k, v, rng=None):
+def attention(f, p, layer, q, k, v, rng=None, segments=None):
     (B, H, T, _), S = q.shape, k.shape[2]
     ahead = np.arange(S) - np.arange(S - T, S)[:, None]
-    seen = (ahead <= 0) & (ahead > -layer.window)
+    seen, reach = (ahead <= 0) & (ahead > -layer.window), None
+    if segments is not None:
+        seen, reach = seen & (segments[:, None, :, None] == segments[:, None, None]), layer._reach(segments, B, T, S)
     if rng is None or layer.dropout.p == 0:
         return f.attend(q, k, v, seen, layer.scale)
     kept = np.zeros((B, H, T, S))
-    for queries, keys, _ in layer._tiles(T, S):  # the layer's own mask: the same generator, drawn tile by tile
+    for queries, keys, _ in layer._tiles(T, S, reach):  # the layer's own mask: the same generator, drawn tile by tile
         tile = kept[:, :, queries, keys]
         tile[...] = (rng.random(tile.shape, np.float32) >= layer.dropout.p) / (1 - layer.dropout.p)
     return f.attend(q, k, v, seen, layer.scale, kept)
 
 
-def self_attention(f, p, layer, x, rng=None):
+def self_attention(f, p, layer, x, rng=None, segments=None):
     B, T, _ = x.shape
     H, D = layer.n_head, layer.head_size
     qkv = twin(f, p, layer.qkv, x).reshape(B, T, 3, H, D)
-    z = attention(f, p, layer.attention, *(qkv[:, :, i].swapaxes(1, 2) for i in range(3)), rng=rng)
+    z = attention(f, p, layer.attention, *(qkv[:, :, i].swapaxes(1, 2) for i in range(3)), rng=rng, segments=segments)
     return twin(f, p, layer.out, z.swapaxes(1, 2).reshape(B, T, H * D))
 
 
@@ -62,8 +74,8 @@ def feed_forward(f, p, layer, x):
     return twin(f, p, layer.down, twin(f, p, layer.activation, twin(f, p, layer.up, x)))
 
 
-def pre_norm_block(f, p, layer, x, rng=None):
-    x = x + dropout(f, p, layer.dropout, twin(f, p, layer.attention, twin(f, p, layer.norm1, x), rng=rng), rng)
+def pre_norm_block(f, p, layer, x, rng=None, **packed):
+    x = x + dropout(f, p, layer.dropout, twin(f, p, layer.attention, twin(f, p, layer.norm1, x), rng=rng, **packed), rng)
     return x + dropout(f, p, layer.dropout, twin(f, p, layer.ffn, twin(f, p, layer.norm2, x)), rng)
 
 
@@ -128,7 +140,7 @@ class TiedModel(L.Layer):
 TWINS = {
     L.Linear: lambda f, p, layer, x: f.linear(x, p[layer.weight], p[layer.bias]),
     L.Embedding: lambda f, p, layer, ids: f.embedding(ids, p[layer.table]),
-    L.LearnedPositions: lambda f, p, layer, x: x + p[layer.table][:x.shape[1]],
+    L.LearnedPositions: learned_positions,
     L.SinusoidalPositions: sinusoidal_positions,
     L.LayerNorm: lambda f, p, layer, x: f.layer_norm(x, p[layer.gain], p[layer.bias], layer.eps),
     L.GELU: lambda f, p, layer, x: f.gelu(x),

@@ -11,7 +11,7 @@ from stages import later
 BLOCKS = [name for name in cases.names() if "block" in name or name == "recompute"]
 EXACT = [later(name) if name in BLOCKS and name != "pre-norm-block-dropout" else name for name in cases.names()]
 SISTERS = {*BLOCKS, "self-attention-unscaled", "self-attention-no-bias", "self-attention-window", "head-loss-tied",
-           "head-loss-bias", "feed-forward-gelu"}
+           "head-loss-bias", "feed-forward-gelu", "packed-self-attention-window-dropout"}
 FIRST = [later(name) if name in SISTERS else name for name in cases.names()]
 
 

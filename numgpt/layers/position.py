@@ -81,7 +81,7 @@ class SinusoidalPositions(Layer):
 
 
 def _places(x, n_ctx: int, kv: KV | None, segments):
-    """Which positions x (B, T, C) stands at: the first T, those in its segments (B, T), or those after the store's (B, T)."""
+    """Which positions x (B, T, C) stands at: the first T, or (B, T) those in its segments or after what is in the store."""
     not_in_a_store(segments, kv)
     T = sequence_length(x, n_ctx)
     if segments is not None:
