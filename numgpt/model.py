@@ -64,9 +64,12 @@ class GPT(Flat):
         model.config = config
         return model
 
-    def forward(self, ids, targets, *, rng: np.random.Generator | None = None, count: int | None = None):
-        """The mean loss over the targets that count, and what backward needs beside the parameters."""
-        x, saved_body = self.body.forward(ids, rng=rng)
+    def forward(self, ids, targets, segments=None, *, rng: np.random.Generator | None = None, count: int | None = None):
+        """The mean loss over the targets that count, and what backward needs beside the parameters.
+
+        segments (B, T): the example that each position of a packed row belongs to; none sees another
+        """
+        x, saved_body = self.body.forward(ids, rng=rng, segments=segments)
         loss, saved_head = self.head.forward(x, targets, count=count)
         return loss, (saved_body, saved_head)
 
@@ -85,13 +88,13 @@ class GPT(Flat):
             finished(self.head)
             self.body.backward(dx, saved_body, finished=finished)
 
-    def __call__(self, ids, targets, *, rng: np.random.Generator | None = None, count: int | None = None):
+    def __call__(self, ids, targets, segments=None, *, rng: np.random.Generator | None = None, count: int | None = None):
         """The loss alone, nothing kept."""
-        return self.head(self.body(ids, rng=rng), targets, count=count)
+        return self.head(self.body(ids, rng=rng, segments=segments), targets, count=count)
 
-    def logits(self, ids) -> np.ndarray:
+    def logits(self, ids, segments=None) -> np.ndarray:
         """ids (B, T) -> (B, T, V): at each position, the scores of every token to come next."""
-        return self.head.logits(self.body(ids))
+        return self.head.logits(self.body(ids, segments=segments))
 
     def decode_store(self, n_batch: int, n_tokens: int | None = None) -> list[KV]:
         """An empty decode store for each layer, for sequences of n_tokens (None: n_ctx).
@@ -179,7 +182,7 @@ class GPT(Flat):
         c = self.config
         return tree(self, f"{self.n_params:,} parameters in {self.values.dtype}, {c.norm}-norm, context {c.n_ctx}")
 
-    def hints(self, ids, targets):
+    def hints(self, ids, targets, segments=None):
         return self.head.hints(ids, targets)
 
 
