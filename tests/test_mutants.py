@@ -34,9 +34,10 @@ def caught(slug: str | mutants.Form, case_name: str, factor: float = 1.0, **opti
         return check(*inputs, **case_options, **options)
 
 
-# Of tuning, the same: what forward has too. test_heads.py and test_preference.py tell them by their values, and those of PPO
-# are told below.
-BY_VALUE = {"choice-missing-scores", "pairs-turned", "ppo-max", "value-min", "value-clip-returns", "kl-score-each"}
+# Of tuning, the same: what forward has too. test_heads.py, test_preference.py and test_segments.py tell them by their values,
+# and those of PPO are told below.
+BY_VALUE = {"choice-missing-scores", "pairs-turned", "ppo-max", "value-min", "value-clip-returns", "kl-score-each",
+            "packed-together", "packed-border", "packed-places-go-on"}
 
 SHOWN = [(slug, case_name) for slug in sorted({*mutants.names("gradient"), *mutants.names("tuning")} - LEAKS - BY_VALUE)
          for case_name in mutants.CATALOGUE[slug].shows]
@@ -121,11 +122,11 @@ def test_the_catalogue_has_each_mistake_once():
 
 def cases_of(slug):
     """The cases of the layer that has the mistake."""
-    module = mutants.CATALOGUE[slug].where.rpartition(".")[0]
-    for name in cases.names():
+    whose = f"numgpt.{mutants.CATALOGUE[slug].where.rpartition('.')[0]}"  # a class's, or a module's if it is in a function
+    for name in (name for name in cases.names() if name.startswith("packed-") == slug.startswith("packed-")):
         target = cases.make(name).target
         layers = [target, *(layer for _, layer in getattr(target, "named_layers", dict)())]
-        if any(f"{type(layer).__module__}.{type(layer).__name__}" == f"numgpt.{module}" for layer in layers):
+        if any(whose in (type(layer).__module__, f"{type(layer).__module__}.{type(layer).__name__}") for layer in layers):
             yield name
 
 

@@ -9,7 +9,7 @@ from numgpt import GPT, GPTConfig
 from numgpt import layers as L
 from numgpt.layers.segments import places
 from numgpt.teach.derivation import Derivation, execute, scope
-from numgpt.verify import cases
+from numgpt.verify import cases, mutants
 
 N_CTX, V = 12, 13
 SMALL = GPTConfig(n_vocab=V, n_ctx=N_CTX, n_layer=2, n_head=3, n_embd=15, n_hidden=17, head_size=7)
@@ -57,6 +57,15 @@ def body_s(model, ids, dx, segments=None):
     return x, model.grads.copy()
 
 
+def one_by_one(model, ids, dx, segments):
+    """The same, each example by itself."""
+    x, grads = np.empty_like(dx), 0
+    for b, at in alone(segments):
+        x[b:b + 1, at], own = body_s(model, ids[b:b + 1, at], dx[b:b + 1, at])
+        grads = grads + own
+    return x, grads
+
+
 # -- places
 
 
@@ -80,13 +89,18 @@ def test_a_packed_row_gives_what_each_example_gives_alone_and_the_sum_of_their_g
     segments = np.stack([numbered(one), numbered(other)[:sum(one)]])
     model = model_of(tile, recompute, norm=norm, positions=positions, window=window)
     ids, dx = rng(seed).integers(0, V, segments.shape), rng(seed).standard_normal((*segments.shape, SMALL.n_embd))
-    x, grads = body_s(model, ids, dx, segments)
-    total = np.zeros_like(grads)
-    for b, at in alone(segments):
-        own, own_grads = body_s(model, ids[b:b + 1, at], dx[b:b + 1, at])
-        assert near(x[b:b + 1, at], own)
-        total += own_grads
-    assert near(grads, total)
+    assert all(map(near, body_s(model, ids, dx, segments), one_by_one(model, ids, dx, segments)))
+
+
+@pytest.mark.parametrize("form", [form for slug in mutants.names("tuning") if slug.startswith("packed-")
+                                  for form in mutants.forms(slug)], ids=lambda form: form.story)
+def test_each_mistake_of_packing_shows_beside_the_examples_alone(form):
+    model, segments = model_of(), np.stack([numbered([4, 8]), numbered([3, 2, 7])])
+    ids, dx = rng().integers(0, V, segments.shape), rng().standard_normal((*segments.shape, SMALL.n_embd))
+    with mutants.apply(form):
+        found = body_s(model, ids, dx, segments)
+    far = [np.abs(a - b).max() > 1e-2 * np.abs(b).max() for a, b in zip(found, one_by_one(model, ids, dx, segments))]
+    assert far == [form.slug != "packed-places-backward", True]
 
 
 def test_a_model_s_loss_over_packed_rows_is_the_mean_over_the_examples_targets():

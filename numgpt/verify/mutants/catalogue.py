@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 
-# Where the mistakes of fine-tuning are.
-TUNING = tuple(f"layers.{name}." for name in ("heads", "logprobs", "preference", "policy", "reward", "lora")) + ("tuning.",)
+# Where the mistakes of fine-tuning are; those of packing are in what works for segments alone.
+PACKING = "layers.attention.CausalAttention._reach", "layers.position._places", "layers.position._by_place"
+TUNING = *(f"layers.{name}." for name in ("heads", "logprobs", "preference", "policy", "reward", "lora")), "tuning.", *PACKING
 
 
 class Edit(NamedTuple):
