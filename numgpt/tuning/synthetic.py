@@ -29,6 +29,7 @@ LENGTHS = (8, 24)  # of a string of brackets; of the shorter ones there are too 
 WORDED = {"sort": ("sort {}", "put {} in order", "what is {} in order?"),
           "add": ("add {} and {}", "what is {} plus {}?", "how much is {} and {}?")}
 LONG = "the answer is "
+PATIENCE = 10_000  # so many draws in a row that bring nothing new: all but a few in a hundred have been found
 _FORMS = [(task, re.compile(re.escape(form).replace(r"\{\}", r"(\d+(?: \d+)+)" if task == "sort" else r"(\d+)")))
           for task, forms in WORDED.items() for form in forms]
 
@@ -48,7 +49,7 @@ def draw(name: str, n: int, seed, *, held_out: bool = False, distinct: bool = Tr
         key = question if distinct else len(found)
         if is_held_out(question) != held_out or key in found:
             misses += 1
-            if misses == 10_000:  # so many in a row: less than one in a hundred of what there is has not been found
+            if misses == PATIENCE:
                 raise ValueError(f"there are no {n} different questions of {name}: {len(found)} were found; draw fewer, or distinct=False")
             continue
         found[key], misses = item, 0
