@@ -74,6 +74,10 @@ class Flat(Layer):
     def _laid_out(self) -> list[Param]:
         """The parameters in the order of values, if all of them are where they were laid out."""
         params = self._sorted()
+        n_trained = sum(param.size for param in params if not param.frozen)
+        if n_trained != self._grads.size and set(params) == set(self._order):
+            raise ValueError("parameters of the model were frozen or thawed: call model.lay_out() to put those that are trained "
+                             "side by side again")
         if params != self._order or not all(
                 param.value.base is self._values and (param.frozen or param.grad.base is self._grads) for param in params):
             raise ValueError("layers or arrays of the model were exchanged: call model.lay_out() to bring its parameters "

@@ -29,7 +29,7 @@ class Embedding(Layer):
     def backward(self, dy, saved):
         ids = saved
         dy = gradient(dy, (*ids.shape, self.table.shape[1]), "Embedding")
-        if ids.size == 0:
+        if ids.size == 0 or self.table.frozen:
             return None
         # Sorted by id, the rows of one token lie together and add up as one run.
         order = np.argsort(ids, axis=None, kind="stable")

@@ -36,7 +36,7 @@ class Linear(Layer):
         x = saved
         dy = gradient(dy, (*x.shape[:-1], self.weight.shape[1]), "Linear")
         self.weight.add_product(flat(x).T, flat(dy))
-        if self.bias is not None:
+        if self.bias is not None and not self.bias.frozen:
             self.bias.grad += rows(dy)
         dx = flat(dy) @ self.weight.value.T
         return dx.reshape(x.shape)

@@ -112,7 +112,7 @@ class HeadLoss(Head):
         loss, dx = 0.0, np.empty(x_rows.shape, np.result_type(x, matrix))
         few = len(x_rows) * sum(matrix.shape) < matrix.size  # rows: x and dlogits are then smaller than their product
         dweight, products = None if few or self.weight.frozen else np.zeros_like(self.weight.value), []
-        dbias = None if self.bias is None else np.zeros_like(self.bias.value)
+        dbias = None if self.bias is None or self.bias.frozen else np.zeros_like(self.bias.value)
         for part, targets_ in self._chunks(targets):
             x_ = x_rows[part]
             loss_, saved = self.loss.forward(self.logits(x_), targets_, count=count)

@@ -56,8 +56,9 @@ class LayerNorm(Layer):
         gain = self.gain.value
         dx = np.empty(dy.shape, np.result_type(dy, xhat))
         for dy_, xhat_, rstd_, dx_ in row_blocks(dy, xhat, rstd, dx):
-            self.gain.grad += rows(dy_ * xhat_)
-            if self.bias is not None:
+            if not self.gain.frozen:
+                self.gain.grad += rows(dy_ * xhat_)
+            if self.bias is not None and not self.bias.frozen:
                 self.bias.grad += rows(dy_)
             dxhat = dy_ * gain
             dx_[...] = rstd_ * (dxhat - mean(dxhat)

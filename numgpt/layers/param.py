@@ -116,6 +116,9 @@ class FrozenParam(Param):
     def add_product(self, a, b) -> None:
         pass
 
+    def __repr__(self):
+        return f"FrozenParam{self.shape}"
+
 
 class Layer:
     """What all layers share: calling, and walking over parameters."""
@@ -142,7 +145,8 @@ class Layer:
 
     def zero_grad(self) -> None:
         for param in self.params():
-            param.grad[...] = 0
+            if not param.frozen:
+                param.grad[...] = 0
 
     def astype(self, dtype) -> "Layer":
         """A twin with parameters of another dtype, complex too; what was shared stays shared."""
@@ -158,6 +162,13 @@ class Layer:
             if chosen(name):
                 param._grad = None
                 param.__class__ = FrozenParam  # the same object, so that what is shared stays shared
+
+    def thaw(self, chosen: Callable[[str], bool] = lambda name: True) -> None:
+        """Train the frozen parameters of the chosen names again, with gradients of 0. A model's lay_out() follows here, too."""
+        for name, param in self.named_params():
+            if param.frozen and chosen(name):
+                param.__class__ = Param
+                param.grad = np.zeros(param.shape, param.value.dtype)
 
     def _parts(self) -> dict[str, object]:
         """What is looked through for parameters: the attributes."""

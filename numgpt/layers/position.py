@@ -44,7 +44,8 @@ class LearnedPositions(Layer):
             self.table.grad[:len(total)] += total
             return dy
         T = dy.shape[-2]
-        self.table.grad[:T] += dy.sum(tuple(range(dy.ndim - 2)))
+        if not self.table.frozen:
+            self.table.grad[:T] += dy.sum(tuple(range(dy.ndim - 2)))
         return dy
 
 

@@ -28,6 +28,8 @@ class Optimizer:
         self.values, self.grads = model.values[:model.grads.size], model.grads  # frozen parameters stand after those
         self.weight_decay, self.pool = _at_least_0(weight_decay, "weight_decay"), pool or Pool(1)
         self.params = model.trained()  # views of values and grads, one after the other
+        if not self.params:
+            raise ValueError("there is nothing to train: all parameters of the model are frozen")
         self.n_steps = 0
         for name in self.moments:
             setattr(self, name, np.zeros(self.values.shape, self.values.dtype))
