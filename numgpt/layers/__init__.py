@@ -10,6 +10,7 @@ from numgpt.layers.heads import ClassHead, LastToken, ScoreHead, SimilarityHead,
 from numgpt.layers.kv import KV
 from numgpt.layers.linear import Linear
 from numgpt.layers.logprobs import HeadLogProbs
+from numgpt.layers.lora import LoRA
 from numgpt.layers.loss import HeadLoss, SoftmaxCrossEntropy
 from numgpt.layers.norm import LayerNorm
 from numgpt.layers.param import Layer, Param
@@ -21,7 +22,7 @@ from numgpt.layers.reward import GAE, KLReward, whitened
 from numgpt.layers.softmax import Softmax
 
 __all__ = ["ACTIVATIONS", "BLOCKS", "CausalAttention", "ClassHead", "ClippedPolicy", "ClippedValue", "DPO", "Dropout",
-           "Embedding", "FeedForward", "GAE", "GELU", "GELUTanh", "HeadLogProbs", "HeadLoss", "KLReward", "KV",
-           "LastToken", "Layer", "LayerNorm", "LearnedPositions", "Linear", "LogisticPairs", "Param", "PostNormBlock",
+           "Embedding", "FeedForward", "GAE", "GELU", "GELUTanh", "HeadLogProbs", "HeadLoss", "KLReward", "KV", "LastToken",
+           "Layer", "LayerNorm", "LearnedPositions", "Linear", "LoRA", "LogisticPairs", "Param", "PostNormBlock",
            "PreNormBlock", "QuickGELU", "ReLU", "Recompute", "ScoreHead", "SelfAttention", "SiLU", "SimilarityHead",
            "SinusoidalPositions", "Softmax", "SoftmaxCrossEntropy", "TokenKL", "ValueHead", "estimated_kl", "whitened"]
