@@ -19,7 +19,7 @@ __all__ = ["BPETokenizer", "CharTokenizer", "GPT", "GPTConfig", "generate", "gra
 # Everything is loaded where it is first used: numgpt.GPT loads a model's layers, but no tokenizer and no trainer.
 _FROM = {"BPETokenizer": "text", "CharTokenizer": "text", "GPT": "model", "GPTConfig": "config", "generate": "sample",
          "huggingface": "formats", "llmc": "formats", "score": "sample", "train": "training"}
-_ROOMS = ("bfloat16", "body", "config", "files", "flat", "formats", "gradcheck", "layers", "model", "plan", "safetensors", "sample",
+_ROOMS = ("adapted", "bfloat16", "body", "config", "files", "flat", "formats", "gradcheck", "layers", "model", "plan", "safetensors", "sample",
           "stored", "teach", "text", "threads", "training", "tuning", "verify")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from numgpt import safetensors
+from numgpt import adapted, safetensors
 from numgpt.bfloat16 import file_type, rounded
 from numgpt.body import Body
 from numgpt.config import GPTConfig
@@ -117,10 +117,13 @@ class GPT(Flat):
     def save(self, path, *, dtype=None) -> None:
         """Write the weights, under their names, and the config to a safetensors file, which GPT.load reads.
 
+        Adapters are merged into the weights that they stand beside, so that the file is that of any GPT.
         dtype: "float32", "float16", "bfloat16", ...; None: the model's.
         """
         kind = file_type(self.values.dtype, dtype, ("float64", "float32", "float16", "bfloat16", "complex64"))
-        tensors = {name: rounded(param.value, kind) for name, param in self.named_params()}
+        merged = {f"{name}.weight": layer for name, layer in adapted.adapters(self).items()}
+        tensors = {name: rounded(merged[name].merged() if name in merged else param.value, kind)
+                   for name, param in self.named_params() if not name.endswith(adapted.OWN)}
         if [(name, tensor.shape) for name, tensor in tensors.items() if not name.startswith(TASK)] != list(shapes(self.config)):
             raise ValueError("the model's layers are no longer those of its config, so no file could say what it is")
         safetensors.write(path, tensors, self.metadata())
@@ -131,12 +134,19 @@ class GPT(Flat):
 
     @classmethod
     def load(cls, path, *, dtype=None, recompute: bool = False) -> "GPT":
-        """The model that save wrote, or that a run's checkpoint holds; dtype None: as it was saved, 16-bit numbers in float32."""
+        """The model that save wrote, or that a run's checkpoint holds, there with its adapters and with what is frozen.
+
+        dtype None: as it was saved, 16-bit numbers in float32.
+        """
         if os.path.isdir(path):
             raise FormatError(f"{path} is a folder: name the file in it, such as best.safetensors in that of a run")
         with safetensors.File(path) as file:
             weights = {name: stored for name, stored in stored_in(file).items() if not name.startswith((OPTIMIZER, TASK))}
-            return cls.filled(config_in(file), weights, str(path), dtype=dtype, recompute=recompute)
+            beside = adapted.OWN if adapted.ADAPTERS in file.metadata else ()
+            own = {name: stored for name, stored in weights.items() if not name.endswith(beside)}
+            model = cls.filled(config_in(file), own, str(path), dtype=dtype, recompute=recompute)
+            adapted.restore(model, file.metadata, weights, path)
+            return model
 
     @classmethod
     def filled(cls, config: GPTConfig, tensors: Mapping[str, Stored], source: str, *, dtype=None,

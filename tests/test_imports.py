@@ -13,7 +13,7 @@ import numgpt
 
 ROOT = Path(numgpt.__file__).parent
 FLOORS = {"layers": 0, "gradcheck": 0, "threads": 0, "files": 0, "bfloat16": 0,
-          "text": 1, "safetensors": 1, "plan": 1, "config": 2, "stored": 2, "body": 3, "flat": 3, "model": 4, "formats": 5, "sample": 5,
+          "text": 1, "safetensors": 1, "plan": 1, "config": 2, "stored": 2, "body": 3, "flat": 3, "adapted": 3, "model": 4, "formats": 5, "sample": 5,
           "training": 6, "tuning": 7, "verify": 8, "teach": 9, "cli": 10, "__init__": 11, "__main__": 11}
 # Where another package may be imported, inside a function.
 ADAPTERS = {"verify/adapters.py", "verify/foreign/jax_side.py", "verify/foreign/torch_side.py"}

@@ -9,6 +9,7 @@ from numgpt.files import FormatError
 from numgpt.formats import huggingface, llmc, pytorch
 from numgpt.layers import ACTIVATIONS
 from numgpt.model import GPT
+from numgpt.tuning import adapters
 from numgpt.verify.adapters import torch_checkpoint
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -30,6 +31,7 @@ def register(commands) -> None:
                         "a wrong number gives a wrong model")
     parser.add_argument("--activation", choices=ACTIVATIONS, help="nanoGPT, minGPT: which one, which their files do not say "
                         "(default: gelu for nanoGPT, whose first months had gelu_tanh; gelu_tanh for minGPT)")
+    parser.add_argument("--adapters", type=path, metavar="FILE", help="LoRA's matrices, trained on IN, to be merged into its weights")
     parser.add_argument("--force", action="store_true", help="write over what OUT holds")
     parser.set_defaults(run=run, error=parser.error)
 
@@ -48,12 +50,18 @@ def run(arguments) -> int:
         arguments.error(f"--n-head and --activation are for .pt files; {source} says both itself")
     else:
         model = formats.load(source)
+    if adapters.adapters(model):  # of a run's checkpoint
+        adapters.merge(model)
+    if arguments.adapters:
+        adapters.load(model, arguments.adapters)
+        adapters.merge(model)
     dtype = arguments.dtype or ("float32" if to == "llmc" else model.values.dtype.name)
     try:
         _save(model, target, to, dtype, arguments.shard_bytes)
     except (TypeError, ValueError) as error:  # a type that the format does not have, or that is too narrow
         raise FormatError(str(error)) from None
-    print(f"{source} ({kind}) -> {target} ({to}): {model.n_params:,} parameters in {dtype}")
+    beside = f" with {arguments.adapters} merged" if arguments.adapters else ""
+    print(f"{source} ({kind}){beside} -> {target} ({to}): {model.n_params:,} parameters in {dtype}")
     return 0
 
 

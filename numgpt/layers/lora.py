@@ -68,16 +68,22 @@ class LoRA(Linear):
         dx += (dh @ self.lora_a.value.T).reshape(dx.shape)
         return dx
 
-    def merge(self) -> Linear:
-        """The Linear over the same Params, its weight now weight + scale * lora_a @ lora_b, still frozen.
+    def merged(self, out: np.ndarray | None = None) -> np.ndarray:
+        """weight + scale * lora_a @ lora_b, in an array of its own, or in one that may be the weight itself.
 
         A few rows at a time in double precision, so that each number of a float32 weight is rounded once.
         """
         weight, (a, b) = self.weight.value, (param.value for param in (self.lora_a, self.lora_b))
+        out = np.empty_like(weight) if out is None else out
         wide = np.result_type(weight, np.float64)
         b = self.scale * b.astype(wide)
         for part in blocks(*weight.shape):
-            weight[part] = weight[part] + a[part].astype(wide) @ b
+            out[part] = weight[part] + a[part].astype(wide) @ b
+        return out
+
+    def merge(self) -> Linear:
+        """The Linear over the same Params, its weight now what merged() gives, still frozen."""
+        self.merged(self.weight.value)
         linear = object.__new__(Linear)
         linear.weight, linear.bias = self.weight, self.bias
         return linear

@@ -1,8 +1,9 @@
 """A checkpoint: one safetensors file from which a run goes on as if it had never stopped.
 
 Its tensors are the weights under their names and the optimizer's arrays, "optimizer.m"; its metadata hold the config,
-the tokenizer's files, and what is not an array: settings, source, the step, the best loss, the seconds spent. Batches
-and dropout depend on the seed and the step, so these two are the state of every generator and the place in the data.
+which layers have adapters and what is frozen, the tokenizer's files, and what is not an array: settings, source, the step,
+the best loss, the seconds spent. Batches and dropout depend on the seed and the step, so these two are the state of every
+generator and the place in the data.
 """
 
 import json
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from numgpt import safetensors
+from numgpt import adapted, safetensors
 from numgpt.files import FormatError, names_once
 from numgpt.flat import Flat
 from numgpt.model import GPT, OPTIMIZER
@@ -34,7 +35,7 @@ class Checkpoint:
         """The file appears when it is whole."""
         tensors = {name: param.value for name, param in self.model.named_params()}
         tensors |= {OPTIMIZER + name: array for name, array in self.moments.items()}
-        safetensors.write(path, tensors, {**self.model.metadata(), "training": json.dumps(self.state),
+        safetensors.write(path, tensors, {**self.model.metadata(), **adapted.described(self.model), "training": json.dumps(self.state),
                                           "tokenizer": json.dumps(self.tokenizer_files)})
 
     @classmethod

@@ -1,0 +1,147 @@
+"""LoRA on a whole model: adapters put on, saved alone, loaded and merged.
+
+    add(model, 8, layers="attention")       # the base is frozen; model.values[:model.grads.size] are the adapters
+    ... train ...
+    save(model, "adapters.safetensors")     # some kilobytes
+    load(base, "adapters.safetensors")      # refuses a base that is not the one they were trained on
+    merge(base)                             # a GPT like any other
+    merged(model).save("whole.safetensors")
+"""
+
+import copy
+import hashlib
+import json
+from collections.abc import Collection, Iterable
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from numgpt import safetensors
+from numgpt.adapted import OWN, adapters, described, linears, put, put_on, restore, trained_in
+from numgpt.bfloat16 import file_type, rounded
+from numgpt.files import FormatError, short
+from numgpt.flat import Flat
+from numgpt.layers.inputs import positive
+from numgpt.stored import stored_in
+
+FORMAT = "numgpt-lora"
+LAYERS = ("attention.qkv",)
+
+
+def add(model: Flat, rank: int, *, alpha: float | None = None, layers: str | Iterable[str] = LAYERS,
+        also: str | Iterable[str] = (), seed=0) -> list[str]:
+    """LoRA on the Linears that layers names, in place; everything else is frozen. Their names.
+
+    layers    "attention.qkv", "attention", "ffn", "blocks.1", or with stars, "blocks.*.ffn.up": parts of names that match any
+              Linear's; "all": every Linear of the blocks
+    also      parameters that are trained as they are, such as a new head: "head", "norm.gain"
+    alpha     the update is scaled by alpha / rank; None: by 1
+    """
+    if adapters(model):
+        raise ValueError("the model has adapters already: merge(model) makes them part of its weights, and others may follow")
+    rank = positive(rank, "rank")
+    names = _matching(layers, list(linears(model)), "Linear")
+    shapes = {name: layer.weight.shape for name, layer in linears(model).items() if name in names}
+    small = next((name for name in names if rank > min(shapes[name])), None)
+    if small:
+        raise ValueError(f"rank {rank} is more than {small} has, whose shape is {shapes[small]}: choose one up to {min(shapes[small])}")
+    others = [name for name, _ in model.named_params() if name.rpartition(".")[0] not in names]
+    put_on(model, {name: (rank, alpha) for name in names}, _matching(also, others, "parameter"), np.random.default_rng(seed))
+    return names
+
+
+def merge(model: Flat, *, frozen: bool = False) -> None:
+    """Each LoRA gives way to its Linear, whose weight becomes weight + scale * lora_a @ lora_b.
+
+    frozen: what was frozen stays so; else everything is trained again.
+    """
+    found = adapters(model)
+    if not found:
+        raise ValueError("the model has no adapters to merge")
+    for name, layer in found.items():
+        put(model, name, layer.merge())
+    if not frozen:
+        model.thaw()
+    model.lay_out()
+
+
+def merged(model: Flat) -> Flat:
+    """A copy with the adapters in its weights."""
+    twin = copy.deepcopy(model)
+    merge(twin)
+    return twin
+
+
+def save(model: Flat, path, *, dtype=None) -> None:
+    """Write what is trained, and by what one knows its base: a safetensors file.
+
+    dtype: "float32", "float16", "bfloat16", ...; None: the model's.
+    """
+    if not adapters(model):
+        raise ValueError("the model has no adapters to save")
+    kind = file_type(model.values.dtype, dtype, ("float64", "float32", "float16", "bfloat16", "complex64"))
+    tensors = {name: rounded(param.value, kind) for name, param in model.named_params() if not param.frozen}
+    safetensors.write(path, tensors, {"format": FORMAT, **described(model), "config": model.config.to_json(),
+                                      "fingerprint": fingerprint(model, tensors)})
+
+
+def load(model: Flat, path) -> list[str]:
+    """The adapters of a file put on the base that they were trained on, in place; the names of their layers."""
+    if adapters(model):
+        raise ValueError("the model has adapters already: merge(model) makes them part of its weights, and others may follow")
+    with safetensors.File(path) as file:
+        about = file.metadata
+        if about.get("format") != FORMAT or not {"adapters", "config", "fingerprint"} <= set(about):
+            raise FormatError(f"{path} has no adapters of numgpt: its metadata call it {short(about.get('format'))}, and "
+                              f"{FORMAT!r} is wanted")
+        _of_this_base(model, about, path)
+        restore(model, about, stored_in(file), path)
+    return list(adapters(model))
+
+
+def fingerprint(model: Flat, trained: Collection[str]) -> str:
+    """Of the parameters that are not trained, as float32: the same whatever type a base is loaded in."""
+    digest = hashlib.sha256()
+    for name, param in sorted(model.named_params()):
+        if name not in trained and not name.endswith(OWN):
+            dtype = "<c8" if param.value.dtype.kind == "c" else "<f4"
+            digest.update(f"{name} {param.shape};".encode())
+            digest.update(np.ascontiguousarray(param.value, dtype).reshape(-1).view("u1"))
+    return digest.hexdigest()
+
+
+def trained(model: Flat) -> str:
+    return f"parameters trained: {model.grads.size:,} of {model.values.size:,}"
+
+
+def _of_this_base(model: Flat, about: dict[str, str], path) -> None:
+    try:
+        theirs = json.loads(about["config"])
+        ours = json.loads(model.config.to_json())
+        other = [f"{name} {theirs.get(name)} and not {ours[name]}" for name in ours if theirs.get(name) != ours[name]]
+    except (ValueError, AttributeError, RecursionError):
+        raise FormatError(f"{path}: the config of its base is not one") from None
+    if other:
+        raise FormatError(f"{path} has adapters for another base, one with {', '.join(other)}: load the base they were trained on")
+    if fingerprint(model, trained_in(about, path)) != about["fingerprint"]:
+        raise FormatError(f"{path} has adapters for another base, one of this form with other weights: load the base they were "
+                          "trained on")
+
+
+def _matching(patterns: str | Iterable[str], names: list[str], what: str) -> list[str]:
+    """The names that any of the patterns matches; each must match one."""
+    found = set()
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        if pattern == "all" and what == "Linear":
+            hits = {name for name in names if ".blocks." in f".{name}"}
+        else:
+            hits = {name for name in names if f".{pattern}." in f".{name}." or fnmatchcase(name, pattern)}
+        if not hits:
+            raise ValueError(f"{pattern!r} is part of no {what}'s name: choose among {', '.join(_endings(names))}")
+        found |= hits
+    return [name for name in names if name in found]
+
+
+def _endings(names: list[str]) -> list[str]:
+    """The names, those of all blocks as one: blocks.*.attention.qkv."""
+    return list(dict.fromkeys(".".join("*" if step.isdigit() else step for step in name.split(".")) for name in names))
