@@ -27,7 +27,7 @@ class Optimizer:
     def __init__(self, model, *, weight_decay: float = 0.0, pool: Pool | None = None):
         self.values, self.grads = model.values[:model.grads.size], model.grads  # frozen parameters stand after those
         self.weight_decay, self.pool = _at_least_0(weight_decay, "weight_decay"), pool or Pool(1)
-        self.params = model.trained()  # views of values and grads, one after the other
+        self.params = [param for param in model.params() if not param.frozen]  # views of values and grads, one after the other
         if not self.params:
             raise ValueError("there is nothing to train: all parameters of the model are frozen")
         self.n_steps = 0
