@@ -112,7 +112,7 @@ class Recomputed:
         result = self.layer.backward(dy, self.saved)
         results = result if isinstance(result, tuple) else (result,)
         grads = {name: d for name, d in zip(self.example.inputs, results) if d is not None}
-        return grads | {name: param.grad.copy() for name, param in self.layer.named_params()}
+        return grads | {name: param.grad.copy() for name, param in self.layer.named_params() if not param.frozen}
 
     def value(self, label: str, code: str = ""):
         params = {name: param.value for name, param in self.layer.named_params()}

@@ -107,6 +107,11 @@ def _linear(draw: Draw, s: Sizes) -> Example:
     return Example(layer, {"x": draw.rows(s.B * s.T, s.C)}, letters=(("N", "B*T"), ("n_in", "C"), ("n_out", "V")))
 
 
+def _lora(draw: Draw, s: Sizes) -> Example:
+    layer = draw.params(L.LoRA(L.Linear(s.C, s.V if s == PRIMES else 2, dtype=draw.dtype), s.H, 2 * s.H), WEIGHTS)
+    return Example(layer, {"x": draw.rows(s.B * s.T, s.C)}, letters=(("N", "B*T"), ("n_in", "C"), ("n_out", "V"), ("rank", "H")))
+
+
 def _embedding(draw: Draw, s: Sizes) -> Example:
     return Example(draw.params(L.Embedding(s.V, s.C, dtype=draw.dtype), INPUTS), {"ids": draw.ids(s)})
 
@@ -270,6 +275,7 @@ EXAMPLES: dict[str, tuple[type, Callable, tuple[int, int, int]]] = {
     "clipped-policy": (L.ClippedPolicy, _tokens(L.ClippedPolicy(0.2), "logp", old=_near, advantages=_any), TOKENS),
     "clipped-value": (L.ClippedValue, _tokens(L.ClippedValue(0.25), "values", old=_near, returns=_returns), TOKENS),
     "token-kl": (L.TokenKL, _tokens(L.TokenKL(), "logp", reference=_near), TOKENS),
+    "lora": (L.LoRA, _lora, USUAL),
     "weight-tying": (WeightTying, _tying, USUAL),
 }
 

@@ -54,7 +54,7 @@ class Measured:
 def differentiated(example: Example) -> dict[str, np.ndarray]:
     """Inputs that are not integers, then the parameters."""
     inputs = {name: x for name, x in example.inputs.items() if x.dtype.kind == "f"}
-    return inputs | {name: param.value for name, param in example.layer.named_params()}
+    return inputs | {name: param.value for name, param in example.layer.named_params() if not param.frozen}
 
 
 def measure(example: Example, dy, gradients: dict[str, np.ndarray], limit: float) -> list[Measured]:
@@ -71,7 +71,7 @@ def measure(example: Example, dy, gradients: dict[str, np.ndarray], limit: float
 def _outputs(example: Example) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
     """All numbers that forward gives, as a function of inputs and parameters."""
     twin = copy.deepcopy(example.layer)
-    params = list(twin.named_params())
+    params = [(name, param) for name, param in twin.named_params() if not param.frozen]
 
     def outputs(values: dict[str, np.ndarray]) -> np.ndarray:
         for name, param in params:

@@ -31,7 +31,7 @@ class Worked:
         except Exception as error:
             raise Broken(f"{derivation.title} cannot be run: {type(error).__name__}: {error}") from error
         self.returned = result if isinstance(result, tuple) else (result,)
-        self.grads = {name: param.grad.copy() for name, param in layer.named_params()}
+        self.grads = {name: param.grad.copy() for name, param in layer.named_params() if not param.frozen}
 
         self.log: list[tuple[str, object]] = []
         self.names = scope(layer, self.log) | copy.deepcopy(example.names) | example.inputs
@@ -39,7 +39,7 @@ class Worked:
         self.names[f"d{derivation.output}"] = self.dy
         layer.zero_grad()
         self.backward = self._run(derivation.backward)
-        self.parts = {name: param.grad.copy() for name, param in layer.named_params()}  # as the parts' backwards left them
+        self.parts = {name: param.grad.copy() for name, param in layer.named_params() if not param.frozen}  # as the parts' backwards left them
         layer.zero_grad()
 
     def gradients(self) -> dict[str, np.ndarray]:
