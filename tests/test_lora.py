@@ -13,7 +13,7 @@ from numgpt.layers import LoRA, blocks
 from numgpt.training import AdamW, Settings, TaskData, Trainer
 from numgpt.training.checkpoint import Checkpoint
 from numgpt.tuning import adapters
-from numgpt.verify import cases
+from numgpt.verify import cases, mutants
 
 CONFIG = dict(n_vocab=13, n_ctx=6, n_layer=2, n_head=3, n_embd=15)
 IDS, TARGETS = np.random.default_rng(1).integers(0, 13, (2, 4, 6))
@@ -88,6 +88,24 @@ def test_at_the_start_it_is_the_linear_to_the_bit_and_in_its_type(dtype):
     dx = lora.backward(y, x)
     assert dx.dtype == lora.lora_a.grad.dtype == dtype
     assert not lora.lora_a.grad.any() and lora.lora_b.grad.any()  # the first step moves lora_b, and lora_a from the second on
+
+
+def as_it_should_be() -> bool:
+    """It starts as the Linear, can learn from the first step on, scales by alpha / rank, and leaves the base alone."""
+    linear, x = linear_of(), x_of()
+    y = linear(x)
+    lora = LoRA(linear, 4, 2.0, rng=0)
+    start = lora(x)
+    lora.backward(y, x)
+    return np.array_equal(start, y) and lora.lora_b.grad.any() and lora.scale == 0.5 and not lora.weight.grad.any()
+
+
+@pytest.mark.parametrize("form", [form for slug in ("lora-both-zero", "lora-alpha-alone", "lora-base-trained")
+                                  for form in mutants.forms(slug)], ids=lambda form: form.story[:40])
+def test_a_mistake_that_no_gradient_check_can_see_is_told_by_values(form):
+    assert as_it_should_be()
+    with mutants.apply(form):
+        assert not as_it_should_be()
 
 
 def test_a_row_of_order_one_comes_through_lora_a_with_order_one_however_wide():

@@ -34,10 +34,11 @@ def caught(slug: str | mutants.Form, case_name: str, factor: float = 1.0, **opti
         return check(*inputs, **case_options, **options)
 
 
-# Of tuning, the same: what forward has too. test_heads.py, test_preference.py and test_segments.py tell them by their values,
-# and those of PPO are told below.
+# Of tuning, the same: what forward has too. test_heads.py, test_preference.py, test_segments.py and test_lora.py tell them by
+# their values, and those of PPO are told below.
 BY_VALUE = {"choice-missing-scores", "pairs-turned", "ppo-max", "value-min", "value-clip-returns", "kl-score-each",
-            "packed-together", "packed-border", "packed-places-go-on"}
+            "packed-together", "packed-border", "packed-places-go-on", "lora-alpha-alone", "lora-base-trained",
+            "lora-both-zero"}
 
 SHOWN = [(slug, case_name) for slug in sorted({*mutants.names("gradient"), *mutants.names("tuning")} - LEAKS - BY_VALUE)
          for case_name in mutants.CATALOGUE[slug].shows]

@@ -88,5 +88,8 @@ class LoRA(Linear):
         linear.weight, linear.bias = self.weight, self.bias
         return linear
 
+    def hints(self, x):
+        return {**Linear.hints(self, x), "scale": self.scale, "rank": self.rank}
+
     def _note(self):
         return f"rank {self.rank}, scale {self.scale:g}"

@@ -14,10 +14,11 @@ import numpy as np
 
 from numgpt.config import PRESETS, GPTConfig
 from numgpt.model import GPT
-from numgpt.verify.cases import layers, packing, policy, preference
+from numgpt.verify.cases import layers, lora, packing, policy, preference
 from numgpt.verify.cases.frame import Case, Scaled, Sizes, activations_of, ids_of, order_one, targets_of  # noqa: F401
 
-BUILDERS: dict[str, Callable] = {**layers.BUILDERS, **preference.BUILDERS, **policy.BUILDERS, **packing.BUILDERS}
+BUILDERS: dict[str, Callable] = {**layers.BUILDERS, **preference.BUILDERS, **policy.BUILDERS, **packing.BUILDERS,
+                                 **lora.BUILDERS}
 
 
 def names() -> list[str]:

@@ -1,7 +1,7 @@
 """The mistakes people make in a hand-written GPT, planted in ours: to try a check by, or to make somebody's wrong numbers.
 
-catalogue.py lists those of a GPT itself, variants.py and attention.py the other ways to make each; preference.py and
-policy.py those of what a GPT is tuned with, packing.py those of several examples in a row.
+catalogue.py lists those of a GPT itself, variants.py and attention.py the other ways to make each; preference.py,
+policy.py and lora.py those of what a GPT is tuned with, packing.py those of several examples in a row.
 
     with mutants.apply("ln-no-xhat"):
         assert not check(LayerNorm(5), x)
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import CodeType, FunctionType
 
-from numgpt.verify.mutants import attention, packing, policy, preference, variants  # noqa: F401  (they add to the catalogue)
+from numgpt.verify.mutants import attention, lora, packing, policy, preference, variants  # noqa: F401  (they add to the catalogue)
 from numgpt.verify.mutants.catalogue import CATALOGUE, Edit, Form, Mutant  # noqa: F401
 
 
