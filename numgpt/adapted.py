@@ -1,7 +1,7 @@
 """Which Linears of a model have LoRA, and what is trained beside: put on, found, and described for a file.
 
-A description is JSON: {"layers": {"blocks.0.attention.qkv": {"rank": 8, "alpha": 16.0}}, "trained": ["head.bias"]}. The second
-are the parameters that are trained although they belong to no adapter; all others are frozen.
+A description is JSON: {"layers": {"blocks.0.attention.qkv": {"rank": 8, "alpha": 16.0}}, "trained": ["head.bias"]}. The
+second are the parameters that are trained although they belong to no adapter; all others are frozen.
 """
 
 import json
@@ -36,7 +36,7 @@ def put(model: Layer, name: str, layer: Layer) -> None:
 
 
 def put_on(model, sizes: Mapping[str, tuple[int, float | None]], trained: Collection[str], rng=None) -> None:
-    """LoRA on the Linears of these names, of (rank, alpha); beside them the parameters called trained are, and nothing else."""
+    """LoRA of (rank, alpha) on the Linears of these names. They and the parameters called trained are, and nothing else."""
     layers = linears(model)
     made = {name: LoRA(layers[name], *size, rng=rng) for name, size in sizes.items()}
     for name, layer in made.items():
@@ -64,19 +64,22 @@ def described(model) -> dict[str, str]:
     return {ADAPTERS: json.dumps({"layers": layers, "trained": trained})}
 
 
-def restore(model, metadata: Mapping[str, str], tensors: Mapping, source) -> None:
+def restore(model, metadata: Mapping[str, str], tensors: Mapping, source, *, beyond: tuple[str, ...] = ()) -> None:
     """What a file describes put on a model, with the file's tensors (see stored.py) for all that is trained.
 
-    Everything is looked at before anything is done: a file that does not fit leaves the model as it was.
+    Everything is looked at before anything is done: a file that does not fit leaves the model as it was. beyond: what the
+    names of parameters begin with that the file has for a larger model, of which this is a part.
     """
     if ADAPTERS not in metadata:
         return
     sizes, trained = _read(metadata[ADAPTERS], source)
+    trained = [name for name in trained if not name.startswith(beyond)]
     layers, params = linears(model), dict(model.named_params())
     shapes = {}
     for name, (rank, _) in sizes.items():
         if name not in layers or isinstance(layers[name], LoRA):
-            raise FormatError(f"{source} has an adapter for {name!r}, and the model no Linear of that name that has none yet")
+            raise FormatError(f"{source} has an adapter for {name!r}, and the model no Linear of that name that has none "
+                              "yet")
         n_in, n_out = layers[name].weight.shape
         if rank > min(n_in, n_out):
             raise FormatError(f"{source} has an adapter of rank {rank} for {name!r}, whose shape is {(n_in, n_out)}")
@@ -110,9 +113,11 @@ def _read(text: str, source) -> tuple[dict[str, tuple[int, float]], list[str]]:
         layers, trained = content["layers"], content["trained"]
         sizes = {name: (size["rank"], size["alpha"]) for name, size in layers.items()}
         good = all(type(rank) is int and rank > 0 and isinstance(alpha, (int, float)) and 0 < alpha < math.inf
-                   for rank, alpha in sizes.values()) and isinstance(trained, list) and all(isinstance(name, str) for name in trained)
+                   for rank, alpha in sizes.values())
+        good = good and isinstance(trained, list) and all(isinstance(name, str) for name in trained)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         good = False
     if not good:
-        raise FormatError(f"{source}: its metadata do not say which layers have adapters, of which rank and alpha, and what is trained")
+        raise FormatError(f"{source}: its metadata do not say which layers have adapters, of which rank and alpha, and what "
+                          "is trained")
     return sizes, trained

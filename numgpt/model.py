@@ -145,7 +145,7 @@ class GPT(Flat):
             beside = adapted.OWN if adapted.ADAPTERS in file.metadata else ()
             own = {name: stored for name, stored in weights.items() if not name.endswith(beside)}
             model = cls.filled(config_in(file), own, str(path), dtype=dtype, recompute=recompute)
-            adapted.restore(model, file.metadata, weights, path)
+            adapted.restore(model, file.metadata, weights, path, beyond=(TASK,))
             return model
 
     @classmethod

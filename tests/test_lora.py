@@ -10,9 +10,11 @@ from numgpt.cli import main
 from numgpt.files import FormatError
 from numgpt.gradcheck import check
 from numgpt.layers import LoRA, blocks
-from numgpt.training import AdamW, Settings, TaskData, Trainer
+from numgpt.training import AdamW, Settings, Shards, TaskData, Trainer
 from numgpt.training.checkpoint import Checkpoint
-from numgpt.tuning import adapters
+from numgpt.tuning import adapters, files
+from numgpt.tuning.classifier import Classifier
+from numgpt.tuning.template import Template
 from numgpt.verify import cases, mutants
 
 CONFIG = dict(n_vocab=13, n_ctx=6, n_layer=2, n_head=3, n_embd=15)
@@ -327,6 +329,37 @@ def test_a_checkpoint_of_a_model_with_adapters_gives_it_back_with_what_is_frozen
     plain.lay_out()
     Checkpoint(plain, {}, {}, {}).write(path)
     assert Checkpoint.read(path).model.grads.size == plain.grads.size
+
+
+@pytest.mark.parametrize("also", ["task", "task.linear.bias"])
+def test_a_classifier_with_adapters_is_trained_in_shards_and_comes_back_from_a_checkpoint(tmp_path, also):
+    path, rng, template = tmp_path / "checkpoint.safetensors", np.random.default_rng(6), Template("classify", 9)
+    batch = rng.integers(0, 9, (4, 6)), rng.integers(2, 6, 4), rng.integers(0, 3, 4), rng.integers(0, 9, (4, 6))
+
+    def classifier():
+        return Classifier(base_of(dtype=np.float64), template, ("a", "b", "c"), rng=0)
+
+    model = classifier()
+    adapters.add(model, 2, layers="all", also=also)
+    assert all(name.startswith("blocks.") for name in adapters.adapters(model))
+    moved(model)
+    grads = []
+    for n in (1, 2, 3):
+        with Shards(model, n) as shards:
+            shards.backward(*batch)
+        grads.append(model.grads.copy())
+    # The same sums in another order
+    assert grads[0].all() and max(np.abs(other - grads[0]).max() for other in grads[1:]) <= 1e-13 * np.abs(grads[0]).max()
+    Checkpoint(model, {}, {}, {}).write(path)
+    twin = Checkpoint.read(path, files.load).model
+    assert type(twin) is Classifier and np.array_equal(twin.values, model.values) and twin.grads.shape == model.grads.shape
+    assert [(n, p.frozen) for n, p in twin.named_params()] == [(n, p.frozen) for n, p in model.named_params()]
+    adapters.save(model, path)  # with what was trained of the task
+    again = classifier()
+    adapters.load(again, path)
+    assert np.array_equal(again.values, model.values)
+    model.save(path)
+    assert np.array_equal(files.load(path).values, adapters.merged(model).values)
 
 
 def test_a_run_with_adapters_goes_on_bit_for_bit_and_its_best_model_is_merged(tmp_path):

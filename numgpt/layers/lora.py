@@ -41,7 +41,8 @@ class LoRA(Linear):
         n_in, n_out = linear.weight.shape
         self.rank = positive(rank, "rank")
         if rank > min(n_in, n_out):
-            raise ValueError(f"rank {rank} is more than a matrix of shape {(n_in, n_out)} has: choose one up to {min(n_in, n_out)}")
+            raise ValueError(f"rank {rank} is more than a matrix of shape {(n_in, n_out)} has: choose one up to "
+                             f"{min(n_in, n_out)}")
         self.alpha = float(rank if alpha is None else alpha)
         if not math.isfinite(self.alpha) or self.alpha <= 0:
             raise ValueError(f"alpha must be a number above 0; got {alpha}")

@@ -32,8 +32,8 @@ def add(model: Flat, rank: int, *, alpha: float | None = None, layers: str | Ite
         also: str | Iterable[str] = (), seed=0) -> list[str]:
     """LoRA on the Linears that layers names, in place; everything else is frozen. Their names.
 
-    layers    "attention.qkv", "attention", "ffn", "blocks.1", or with stars, "blocks.*.ffn.up": parts of names that match any
-              Linear's; "all": every Linear of the blocks
+    layers    "attention.qkv", "attention", "ffn", "blocks.1", or with stars, "blocks.*.ffn.up": what Linears' names have in
+              them; "all": every Linear of the blocks
     also      parameters that are trained as they are, such as a new head: "head", "norm.gain"
     alpha     the update is scaled by alpha / rank; None: by 1
     """
@@ -44,9 +44,10 @@ def add(model: Flat, rank: int, *, alpha: float | None = None, layers: str | Ite
     shapes = {name: layer.weight.shape for name, layer in linears(model).items() if name in names}
     small = next((name for name in names if rank > min(shapes[name])), None)
     if small:
-        raise ValueError(f"rank {rank} is more than {small} has, whose shape is {shapes[small]}: choose one up to {min(shapes[small])}")
-    others = [name for name, _ in model.named_params() if name.rpartition(".")[0] not in names]
-    put_on(model, {name: (rank, alpha) for name in names}, _matching(also, others, "parameter"), np.random.default_rng(seed))
+        raise ValueError(f"rank {rank} is more than {small} has, whose shape is {shapes[small]}: choose one up to "
+                         f"{min(shapes[small])}")
+    others = _matching(also, [name for name, _ in model.named_params() if name.rpartition(".")[0] not in names], "parameter")
+    put_on(model, {name: (rank, alpha) for name in names}, others, np.random.default_rng(seed))
     return names
 
 
@@ -122,10 +123,11 @@ def _of_this_base(model: Flat, about: dict[str, str], path) -> None:
     except (ValueError, AttributeError, RecursionError):
         raise FormatError(f"{path}: the config of its base is not one") from None
     if other:
-        raise FormatError(f"{path} has adapters for another base, one with {', '.join(other)}: load the base they were trained on")
-    if fingerprint(model, trained_in(about, path)) != about["fingerprint"]:
-        raise FormatError(f"{path} has adapters for another base, one of this form with other weights: load the base they were "
+        raise FormatError(f"{path} has adapters for another base, one with {', '.join(other)}: load the base they were "
                           "trained on")
+    if fingerprint(model, trained_in(about, path)) != about["fingerprint"]:
+        raise FormatError(f"{path} has adapters for another base, one of this form with other weights: load the base they "
+                          "were trained on")
 
 
 def _matching(patterns: str | Iterable[str], names: list[str], what: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 import json
 
-from numgpt import safetensors
+from numgpt import adapted, safetensors
 from numgpt.files import FormatError, names_once
 from numgpt.model import GPT, TASK
 from numgpt.tuning.classifier import HEADS, Classifier
@@ -52,3 +52,5 @@ def _fill(model: Tuned, path) -> None:
             if file[name].shape != param.shape:
                 raise FormatError(f"{path}: {name!r} has the shape {file[name].shape}, where its kind has {param.shape}")
             param.value[...] = file[name]
+        if adapted.ADAPTERS in file.metadata:
+            adapted.keep(model, adapted.trained_in(file.metadata, path))

@@ -16,8 +16,8 @@ other("lora-scale-a", "missing in what flows back through lora_b, and so in dx, 
 add("lora-scale-b", BACK, _H, "h = (flat(x)", "the scale is missing in the gradient of lora_b", "lora", "lora-no-bias",
     breaks=(LORA, "dlora_b = scale * (x @ lora_a).T @ dy"))
 other("lora-scale-b", "twice in it", (BACK, _H, "h = self.scale ** 2 * (flat(x)"))
-add("lora-scale-dx", BACK, _DX, _DX.replace("dh", "dh / self.scale"), "the scale is missing in what x gets through the small matrices",
-    "lora", "lora-no-bias", breaks=(LORA, "dx = dy @ weight.T + dh @ lora_a.T"))
+add("lora-scale-dx", BACK, _DX, _DX.replace("dh", "dh / self.scale"),
+    "the scale is missing in what x gets through the small matrices", "lora", "lora-no-bias", breaks=(LORA, "dx = dy @ weight.T + dh @ lora_a.T"))
 other("lora-scale-dx", "twice in it", (BACK, _DX, _DX.replace("dh", "self.scale * dh")))
 add("lora-scale-forward", FORWARD, "(self.scale * h)", "h", "the scale is in backward alone", "lora",
     breaks=(LORA, "y = x @ weight + bias + scale * (x @ lora_a) @ lora_b"))
@@ -29,7 +29,8 @@ other("lora-alpha-alone", "divided by the root of the rank: the gradient is righ
 
 # -- the ways
 
-add("lora-no-dx", BACK, "dx += ", "", "x gets the gradient that comes through the weight, and none through the small matrices", "lora",
+add("lora-no-dx", BACK, "dx += ", "",
+    "x gets the gradient that comes through the weight, and none through the small matrices", "lora",
     breaks=(LORA, "dx = dy @ weight.T + dh @ lora_a.T"))
 other("lora-no-dx", "what comes through the small matrices alone", (BACK, "dx += ", "dx[...] = "))
 add("lora-bottleneck", BACK, "h = self.scale * (flat(x) @ self.lora_a.value)", "h = dh",
@@ -43,7 +44,7 @@ _DRAWN, _ZERO = "normal(rng, (n_in, rank), 1 / math.sqrt(n_in), dtype)", "consta
 add("lora-both-zero", INIT, _DRAWN, "constant(0.0, (n_in, rank), dtype)",
     "both matrices start at 0, and stay there: the gradient is right, for a layer that cannot learn",
     breaks=(LORA, "lora_a may not be 0 as well"))
-other("lora-both-zero", "neither starts at 0, so the model is another before its first step: the gradient is right, for that one",
+other("lora-both-zero", "neither starts at 0, so the model is another before its first step: the gradient is right, for that",
       (INIT, _ZERO, "normal(rng, (rank, n_out), 1 / math.sqrt(n_in), dtype)"))
 add("lora-base-trained", INIT, "self.freeze()", "pass",
     "the weight is trained as well: the gradient is right, for a base that moves", breaks=(LORA, "nothing is added to their gradients"))
