@@ -20,6 +20,14 @@ def adapters(model: Layer) -> dict[str, LoRA]:
     return {name: layer for name, layer in model.named_layers() if isinstance(layer, LoRA)}
 
 
+def refuse(model: Layer, what: str) -> None:
+    """For formats of other programs, which have no place for adapters."""
+    found = next(iter(adapters(model)), None)
+    if found:
+        raise ValueError(f"the model has adapters, as on {found}, and {what} has no place for them: merge them into its weights "
+                         "first, with numgpt.tuning.adapters.merge(model)")
+
+
 def linears(model: Layer) -> dict[str, Linear]:
     return {name: layer for name, layer in model.named_layers() if isinstance(layer, Linear)}
 

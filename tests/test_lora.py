@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from numgpt import GPT, GPTConfig, huggingface, safetensors
+from numgpt import GPT, GPTConfig, huggingface, llmc, safetensors
 from numgpt import layers as L
 from numgpt.cli import main
 from numgpt.files import FormatError
@@ -403,6 +403,17 @@ def test_convert_merges_on_demand(tmp_path, capsys):
     assert "has adapters for another base" in capsys.readouterr().err and not (tmp_path / "other.safetensors").exists()
     assert main(["convert", str(base), str(tmp_path / "other.safetensors"), "--adapters", str(base)]) == 1
     assert "has no adapters of numgpt" in capsys.readouterr().err
+
+
+def test_formats_without_a_place_for_adapters_refuse_them(tmp_path):
+    model = adapted_of("attention.qkv")
+    for save in (huggingface.save, llmc.save, lambda model, path: llmc.state_of(model, IDS, TARGETS)):
+        with pytest.raises(ValueError, match="has adapters, as on blocks.0.attention.qkv, and .* has no place for them: merge"):
+            save(model, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    adapters.merge(model, frozen=True)
+    with pytest.raises(ValueError, match="gradients of all parameters, and some of the model's are frozen"):
+        llmc.state_of(model, IDS, TARGETS)
 
 
 def test_a_checkpoint_with_adapters_is_converted_merged(tmp_path):

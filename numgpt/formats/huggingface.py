@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from numgpt import safetensors
+from numgpt import adapted, safetensors
 from numgpt.bfloat16 import file_type, rounded
 from numgpt.config import GPTConfig
 from numgpt.files import FormatError, read_json, replacing, replacing_files
@@ -81,6 +81,7 @@ def save(model: GPT, folder, *, dtype=None, shard_bytes: int | None = None) -> N
     """
     shard_bytes = None if shard_bytes is None else positive(shard_bytes, "shard_bytes")
     name = file_type(model.values.dtype, dtype, ("float64", "float32", "float16", "bfloat16"))
+    adapted.refuse(model, "a folder of Hugging Face")
     description = write_config(model.config) | {"dtype": name}
     kind = description["model_type"]
     tensors = {}

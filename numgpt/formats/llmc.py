@@ -17,6 +17,7 @@ from functools import partial
 
 import numpy as np
 
+from numgpt import adapted
 from numgpt.bfloat16 import BFloat16, file_type, rounded
 from numgpt.config import GPTConfig
 from numgpt.files import FormatError, mapped, replacing
@@ -65,6 +66,7 @@ def save(model: GPT, path, *, dtype="float32") -> None:
     name = file_type(model.values.dtype, dtype, tuple(versions))
     c = model.config
     _refuse(c)
+    adapted.refuse(model, "a file of llm.c")
     with replacing(path) as file:
         file.write(_header_bytes(MODEL, versions[name], c.n_ctx, c.n_vocab, c.n_layer, c.n_head, c.n_embd, _padded(c.n_vocab)))
         _write_arrays(file, c, {name: param.value for name, param in model.named_params()}, name)
@@ -85,6 +87,10 @@ def state_of(model: GPT, ids, targets) -> State:
     """The state of a model at a batch. The model's own gradients are left as they are."""
     if model.values.dtype.kind == "c":
         raise TypeError("the model is complex; a debug state, whose numbers are float32, would lose half of it")
+    adapted.refuse(model, "a debug state of llm.c")
+    if model.grads.size < model.values.size:
+        raise ValueError("a debug state has the gradients of all parameters, and some of the model's are frozen: "
+                         "model.thaw() and model.lay_out() first")
     replica = model.replica()
     loss, saved = replica.forward(ids, targets)
     replica.backward(saved)
