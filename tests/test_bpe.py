@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numgpt.files import FormatError
 from numgpt.text import BPETokenizer
 from numgpt.text.merging import learn, merge
+from families import each
 
 END = "<|endoftext|>"
 FILES = ["merges.txt", "tokenizer_config.json", "vocab.json"]
@@ -201,27 +202,31 @@ def test_merging_takes_the_lowest_rank_and_the_leftmost_of_it_each_time(word, me
     assert word == before
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_corrected_counts_learn_what_counting_again_learns(seed):
-    chance = random.Random(seed)
-    letters = "ab" if seed % 2 else "abcd"
-    words = {}
-    for _ in range(chance.randint(1, 12)):
-        runs = "".join(chance.choice(letters) * chance.choice((1, 1, 2, 3, 5)) for _ in range(chance.randint(1, 6)))
-        words[tuple(letters.index(c) for c in runs)] = chance.randint(1, 4)
-    for n_vocab, min_count in ((10, 2), (60, 2), (60, 5), (60, 1)):
-        spelled = [c.encode() for c in letters]
-        learned, grown = learned_naively(words, spelled, n_vocab, min_count)
-        assert learn(words, spelled, n_vocab, min_count) == learned
-        assert spelled == grown
+def test_corrected_counts_learn_what_counting_again_learns():
+    def learns(seed):
+        chance = random.Random(seed)
+        letters = "ab" if seed % 2 else "abcd"
+        words = {}
+        for _ in range(chance.randint(1, 12)):
+            runs = "".join(chance.choice(letters) * chance.choice((1, 1, 2, 3, 5)) for _ in range(chance.randint(1, 6)))
+            words[tuple(letters.index(c) for c in runs)] = chance.randint(1, 4)
+        for n_vocab, min_count in ((10, 2), (60, 2), (60, 5), (60, 1)):
+            spelled = [c.encode() for c in letters]
+            learned, grown = learned_naively(words, spelled, n_vocab, min_count)
+            assert learn(words, spelled, n_vocab, min_count) == learned
+            assert spelled == grown
+
+    each(range(40), learns)
 
 
-@pytest.mark.parametrize("n", range(1, 34))
-def test_runs_of_one_letter_are_learned_as_by_counting_again(n):
-    words = {(0,) * n: 2, (0,) * (n // 2): 1, (1, *(0,) * n, 1): 1}
-    spelled = [b"a", b"b"]
-    learned, grown = learned_naively(words, spelled, 40)
-    assert learn(words, spelled, 40) == learned and spelled == grown
+def test_runs_of_one_letter_are_learned_as_by_counting_again():
+    def learns(n):
+        words = {(0,) * n: 2, (0,) * (n // 2): 1, (1, *(0,) * n, 1): 1}
+        spelled = [b"a", b"b"]
+        learned, grown = learned_naively(words, spelled, 40)
+        assert learn(words, spelled, 40) == learned and spelled == grown
+
+    each(range(1, 34), learns)
 
 
 def test_a_pair_that_spells_a_token_that_is_there_becomes_that_token():

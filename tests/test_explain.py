@@ -25,6 +25,7 @@ from numgpt.teach.terminal import Ink
 from numgpt.teach.explain.worked import shapes_of
 from numgpt.training.optim import AdamW
 from numgpt.verify import mutants
+from families import each
 
 NUMBER = r"-?(?:\d+(?:\.\d+)?(?:e[+-]\d+)?|inf|nan)"
 WIDTH = 120
@@ -463,13 +464,14 @@ def test_every_layer_can_be_explained_and_by_any_of_its_names():
     assert {"block", "adamw", "softmax-cross-entropy", "weight-tying"} <= set(names())
 
 
-@pytest.mark.parametrize("name", names())
-@pytest.mark.parametrize("width", [40, 50, 60, 120])
-def test_no_line_is_longer_than_the_terminal_is_wide(name, width):
-    for shape in (None, (2, 9, 14)) if name in ("learned-positions", "attention") else (None,):  # whose rows are cut
-        lines = (page(name) if shape is None else page(name, shape=shape)).text(width).splitlines()
-        assert max(map(len, lines)) <= width
-        assert all(line == line.rstrip() for line in lines)
+def test_no_line_is_longer_than_the_terminal_is_wide():
+    def fits(name, width):
+        for shape in (None, (2, 9, 14)) if name in ("learned-positions", "attention") else (None,):  # whose rows are cut
+            lines = (page(name) if shape is None else page(name, shape=shape)).text(width).splitlines()
+            assert max(map(len, lines)) <= width
+            assert all(line == line.rstrip() for line in lines)
+
+    each([(name, width) for name in names() for width in (40, 50, 60, 120)], fits)
 
 
 def test_at_120_columns_the_docstring_stands_as_it_is_written():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from numgpt.files import FormatError, mapped, read_json, replacing, replacing_files
+from families import each
 
 # -- replacing
 
@@ -119,15 +120,18 @@ def test_an_object_is_read_as_it_is(tmp_path):
 # -- mapped
 
 
-@pytest.mark.parametrize("begin", [0, 1, 8, 4095, 4096, 4097, 70_001])  # pages are 4096 bytes or more
-@pytest.mark.parametrize("shape", [(), (3,), (2, 0), (50, 40)])
-def test_the_array_is_what_lies_at_that_byte_wherever_pages_begin(tmp_path, begin, shape):
+def test_the_array_is_what_lies_at_that_byte_wherever_pages_begin(tmp_path):
     content = np.random.default_rng(0).bytes(90_000)
     (tmp_path / "x").write_bytes(content)
-    with open(tmp_path / "x", "rb") as file:
-        array = mapped(file, begin, shape, "<f4")
-    assert array.dtype == np.dtype("<f4") and array.shape == shape
-    assert array.tobytes() == content[begin:begin + 4 * int(np.prod(shape))]
+
+    def lies_there(begin, shape):
+        with open(tmp_path / "x", "rb") as file:
+            array = mapped(file, begin, shape, "<f4")
+        assert array.dtype == np.dtype("<f4") and array.shape == shape
+        assert array.tobytes() == content[begin:begin + 4 * int(np.prod(shape))]
+
+    begins = (0, 1, 8, 4095, 4096, 4097, 70_001)  # pages are 4096 bytes or more
+    each([(begin, shape) for begin in begins for shape in ((), (3,), (2, 0), (50, 40))], lies_there)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the maps of a process are read from /proc")
