@@ -1,5 +1,6 @@
 """Beam search, held to trying every text; transformers' is held against in test_sample_against_frameworks.py."""
 
+import functools
 import itertools
 import math
 
@@ -24,12 +25,18 @@ def texts(stops, n, n_vocab=4):
                 yield text
 
 
+@functools.cache
+def logprob(model, text):
+    """Of a text after the prompt; what it is worth by a penalty and what ends it are the cases."""
+    return score(model, np.array([*PROMPT, *text])).logprobs[1:].sum()
+
+
 @pytest.mark.parametrize("model", MODELS, ids=range(3))
 @pytest.mark.parametrize("stops", [(), (1,), later((0, 3))])
 @pytest.mark.parametrize("length_penalty", [-2.0, 0.0, later(0.5), 1.0, later(3.0)])
 def test_with_a_beam_for_every_beginning_the_best_of_all_texts_is_found(model, stops, length_penalty):
     def worth(text):
-        return score(model, np.array([*PROMPT, *text])).logprobs[1:].sum() / len(text) ** length_penalty
+        return logprob(model, text) / len(text) ** length_penalty
     best = max(texts(stops, N), key=worth)
     [ids], [logprobs] = generate(model, [PROMPT], N, beams=4 ** N, length_penalty=length_penalty, stop=stops, logprobs=True)
     assert ids.tolist() == [*best]

@@ -318,7 +318,7 @@ def test_a_gradient_that_was_never_written_is_taken_for_no_mistake():
     assert diagnose(trace, dump(mine)).verdict == "unknown"
 
 
-def test_other_inputs_than_the_traces_are_said():
+def test_other_inputs_than_the_traces_are_said(few):
     trace, mine = correct()
     mine["inputs.ids"] = (np.asarray(trace["inputs.ids"]) + 1) % trace.config.n_vocab
     mine["weights.norm.gain"] = np.asarray(trace["weights.norm.gain"], np.float32) + 1
@@ -332,7 +332,7 @@ def test_a_correct_run_in_float16_is_correct():
         assert diagnose(trace, dump({name: array.astype(np.float16) for name, array in mine.items()})).ok
 
 
-def test_gradients_after_clipping_are_told_by_their_factor():
+def test_gradients_after_clipping_are_told_by_their_factor(few):
     trace, mine = correct()
     factor = trace.steps.clip / float(trace["clip.norm"])
     assert factor < 0.9
