@@ -12,7 +12,8 @@ from numgpt.verify.passes import Steps
 from numgpt.verify.trace import Trace, example
 
 SMALL = GPTConfig(n_layer=2, n_head=3, n_embd=15, n_vocab=31, n_ctx=9)
-# A correct port's rounding came to 2.5 of compare's 8 at most: so far from its tolerance either answer is right.
+# A correct port's rounding came to 2.5 of compare's 8 at most, and of the traces below, over ten seeds, to 1.7: so far from
+# its tolerance either answer is right.
 EITHER_WAY = 2.5 / 8
 
 

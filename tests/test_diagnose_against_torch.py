@@ -1,6 +1,7 @@
 """What compare and diagnose say of a port that numgpt did not write: torch_port.py, forward and backward by hand in float32, with
 the mistakes that people make planted there."""
 
+import functools
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -83,9 +84,12 @@ def test_compare_shows_the_first_tensor_that_is_really_wrong(trace, mistake):
 
 
 def test_every_mistake_shows_at_an_initialisation_of_0_02():
-    least = {mistake: max(planted(trace_of(mistake, False), mistake).values()) for mistake in MISTAKES}
-    # times what compare takes for rounding, which is measured by a run or two, and as lucky as they are: 2.7 to 4.5 were seen
-    assert min(least, key=least.get) == "gelu-erf" and least["gelu-erf"] > 2
+    """A mistake of so many tolerances leaves a port that many off, less what its rounding may take back: that is beyond one."""
+    trace = functools.partial(trace_of, hard=False)
+    most = {mistake: max(planted(trace(mistake), mistake).values()) for mistake in MISTAKES}
+    assert not {mistake: times for mistake, times in most.items() if times <= 1 + EITHER_WAY}
+    assert min(most, key=most.get) == "gelu-erf"  # over ten seeds of weights and batch, 2.4 to 5.4 tolerances
+    assert not [mistake for mistake in MISTAKES if compare(trace(mistake), in_torch(trace(mistake), mistake)).ok]
 
 
 @pytest.mark.parametrize("mistake", ["ce-count", "ce-ignored-leak", "accum-mean-of-means"])
