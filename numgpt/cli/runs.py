@@ -108,7 +108,7 @@ def _run(arguments, begun, shown) -> int:
     with trainer:
         if trainer.done:
             if not arguments.quiet:
-                print(f"{arguments.resume} is at its end, step {trainer.n_done:,}: say --steps to go on further")
+                print(f"{arguments.resume} is at its end, step {trainer.n_done:,}: {trainer.ended or 'say --steps to go on further'}")
             return 0
         try:
             trainer.run()

@@ -24,12 +24,13 @@ from numgpt.text.char import CHARACTERS
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run needs beside its model; state: everything that JSON can say."""
+    """What a run needs beside its model; state: everything that JSON can say; path: of the file it was read from."""
 
     model: Flat
     moments: dict[str, np.ndarray]
     state: dict
     tokenizer_files: dict[str, str]
+    path: Path | None = None
 
     def write(self, path) -> None:
         """The file appears when it is whole."""
@@ -49,7 +50,7 @@ class Checkpoint:
             except (KeyError, ValueError) as error:
                 raise FormatError(f"{path} is no checkpoint of a run: {error}") from None
             moments = {name.removeprefix(OPTIMIZER): file[name] for name in file if name.startswith(OPTIMIZER)}
-        return cls(load(path, recompute=recompute), moments, state, files)
+        return cls(load(path, recompute=recompute), moments, state, files, Path(path))
 
 
 def tokenizer_files(tokenizer) -> dict[str, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from numgpt.files import FormatError
+from numgpt.flat import Flat
 from numgpt.layers.inputs import IGNORE
 from numgpt.text import BPETokenizer, CharTokenizer, Epochs, RandomCrops, corpus, split
 from numgpt.text.tasks import ALPHABET, TASKS
@@ -53,6 +54,14 @@ class Data:
     def judged(self, metrics: dict[str, float]) -> float:
         """The number in an evaluation's metrics by which a run's best model is chosen: the lowest."""
         return metrics["val_loss"]
+
+    def ended(self, metrics: dict[str, float]) -> str | None:
+        """Why a run ends with this evaluation, before its last step; None, if it goes on."""
+        return None
+
+    def models(self) -> dict[str, Flat]:
+        """Models that what it measures needs, by the names of their files, which are written as a run's folder is made."""
+        return {}
 
     def fingerprint(self) -> str:
         """By which a run that goes on knows that its data are those it began with."""

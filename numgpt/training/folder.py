@@ -11,11 +11,12 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from numgpt.files import UNFINISHED, FormatError, hold, replacing, short
+from numgpt.flat import Flat
 from numgpt.formats import BEST, TOKENIZER
 from numgpt.training.checkpoint import Checkpoint
 
@@ -35,15 +36,16 @@ class RunFolder:
         self._metrics = None
 
     @classmethod
-    def create(cls, path, first: Checkpoint) -> "RunFolder":
+    def create(cls, path, first: Checkpoint, models: Mapping[str, Flat] | None = None) -> "RunFolder":
         """A new folder, which appears with its first checkpoint in it, so that a run can go on as soon as it is there.
 
         path: or an iterator of several, of which the first is taken that is free when the folder is made
+        models: that lie beside it as long as the run does, by the names of their files
         """
         if isinstance(path, Iterator):
             for candidate in path:
                 with suppress(Taken):
-                    return cls.create(candidate, first)
+                    return cls.create(candidate, first, models)
             raise FormatError("none of the names for the run's folder is free")
         path = Path(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -59,6 +61,8 @@ class RunFolder:
         try:
             run = cls(staging, hold(staging / LOCK))
             run._fill(first)
+            for name, model in (models or {}).items():
+                model.save(staging / name)
             os.replace(staging, path)  # an empty folder of that name gives way
         except BaseException as error:
             shutil.rmtree(staging, ignore_errors=True)

@@ -45,7 +45,7 @@ class Trainer:
                 raise ValueError(f"these weights hold {what} in {name}, and every step would spread it: begin with others")
         self._set_up(model, data, settings, source, report)
         self.tokenizer_files = tokenizer_files(data.tokenizer)
-        self.folder = None if folder is None else RunFolder.create(folder, self._checkpoint())
+        self.folder = None if folder is None else RunFolder.create(folder, self._checkpoint(), data.models())
 
     def _set_up(self, model, data, settings, source, report):
         self.model, self.data, self.settings, self.source = model, data, settings, source
@@ -65,6 +65,7 @@ class Trainer:
         self.seconds = 0.0  # of training, in all
         self.before = 0.0  # of them before the first step, which say nothing of how long a step takes; not known of a run that goes on
         self.stopped_by = None  # a signal
+        self.ended: str | None = None  # why before its last step
         keep_memory()
 
     @classmethod
@@ -98,6 +99,7 @@ class Trainer:
                 getattr(trainer.optimizer, name)[...] = saved.moments[name]
             trainer.optimizer.n_steps = trainer.n_done = trainer.saved_at = state["step"]
             trainer.best, trainer.seconds, trainer.tokenizer_files = state["best"], state["seconds"], saved.tokenizer_files
+            trainer.ended = state.get("ended")
             run.cut_metrics(trainer.n_done or -1)  # a run at its beginning evaluates before its first step
         except KeyError as error:
             run.close()
@@ -124,7 +126,7 @@ class Trainer:
 
     def _checkpoint(self) -> Checkpoint:
         state = {"step": self.n_done, "settings": self.settings.to_dict(), "source": self.source, "best": self.best,
-                 "seconds": self.seconds, "fingerprint": self.fingerprint}
+                 "seconds": self.seconds, "fingerprint": self.fingerprint, "ended": self.ended}
         return Checkpoint(self.model, self._moments(), state, self.tokenizer_files)
 
     def _moments(self) -> dict[str, np.ndarray]:
@@ -186,6 +188,8 @@ class Trainer:
 
     @property
     def done(self) -> bool:
+        if self.ended is not None:
+            return True
         if self.settings.minutes is not None:
             return self.seconds >= 60 * self.settings.minutes
         return self.n_done >= self.n_steps
@@ -213,6 +217,7 @@ class Trainer:
             self.best = judged
             if self.folder is not None and not self.folder.closed:
                 self.folder.save_best(self.model)
+        self.ended = self.data.ended(metrics)
         return metrics
 
     def loss(self, *batch) -> float:
