@@ -8,7 +8,7 @@ from numgpt.layers import ClassHead, ScoreHead, SimilarityHead, SoftmaxCrossEntr
 from numgpt.layers.inputs import IGNORE
 from numgpt.model import GPT
 from numgpt.tuning.template import Template
-from numgpt.tuning.tuned import Tuned
+from numgpt.tuning.tuned import Tuned, in_rows, nobody
 
 HEADS = {"classify": ClassHead, "pairs": ClassHead, "similarity": SimilarityHead, "choice": ScoreHead}
 
@@ -51,16 +51,17 @@ class Classifier(Tuned):
 
     def forward(self, ids, last, classes, targets, *, rng: np.random.Generator | None = None, count: tuple[int, int] | None = None):
         n_classes, n_targets = self.count(ids, last, classes, targets) if count is None else count
-        x, saved_body = self.body.forward(_rows(ids), rng=rng)
+        x, saved_body = self.body.forward(in_rows(ids), rng=rng)
         scores, saved_task = self.task.forward(x.reshape(*np.shape(ids), -1), last, rng=rng)
         loss, saved_loss = self.cross_entropy.forward(scores, classes, count=n_classes)
         saved_head = None
         if self.lm_weight:
-            lm_loss, saved_head = self.head.forward(x, _rows(targets), count=n_targets)
+            lm_loss, saved_head = self.head.forward(x, in_rows(targets), count=n_targets)
             loss = loss + self.lm_weight * lm_loss
         return loss, (saved_body, saved_task, saved_loss, saved_head)
 
-    def backward(self, saved, dloss: float = 1.0, *, finished=lambda layer: None):
+    def backward(self, saved, dloss: float = 1.0, *, finished=None):
+        finished = finished or nobody
         saved_body, saved_task, saved_loss, saved_head = saved
         dx = self.task.backward(self.cross_entropy.backward(dloss, saved_loss), saved_task)
         dx = dx.reshape(-1, *dx.shape[-2:])
@@ -73,13 +74,13 @@ class Classifier(Tuned):
     def __call__(self, ids, last, classes, targets, *, rng: np.random.Generator | None = None, count: tuple[int, int] | None = None):
         """The loss alone, nothing kept."""
         n_classes, n_targets = self.count(ids, last, classes, targets) if count is None else count
-        x = self.body(_rows(ids), rng=rng)
+        x = self.body(in_rows(ids), rng=rng)
         loss = self.cross_entropy(self._scores(x, ids, last, rng), classes, count=n_classes)
-        return loss + self.lm_weight * self.head(x, _rows(targets), count=n_targets) if self.lm_weight else loss
+        return loss + self.lm_weight * self.head(x, in_rows(targets), count=n_targets) if self.lm_weight else loss
 
     def scores(self, ids, last) -> np.ndarray:
         """(B, K): of each class, or of each choice, before the softmax."""
-        return self._scores(self.body(_rows(ids)), ids, last)
+        return self._scores(self.body(in_rows(ids)), ids, last)
 
     def _scores(self, x, ids, last, rng=None):
         return self.task(x.reshape(*np.shape(ids), -1), last, rng=rng)
@@ -90,9 +91,3 @@ class Classifier(Tuned):
             raise ValueError("a batch is ids and targets (B, T), or (B, n, T), with last (B,) or (B, n) and classes (B,); "
                              f"got {', '.join(str(np.shape(a)) for a in (ids, targets, last, classes))}")
         return tuple(int((np.asarray(a) != IGNORE).sum()) for a in (classes, targets))
-
-
-def _rows(ids) -> np.ndarray:
-    """ids (..., T) as (N, T): all sequences of a batch go through the body side by side."""
-    ids = np.asarray(ids)
-    return ids.reshape(-1, ids.shape[-1])

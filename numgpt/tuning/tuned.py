@@ -49,3 +49,22 @@ class Tuned(GPT):
 
     def hints(self, ids, *rest):
         return {"N": np.size(ids)}
+
+
+def in_rows(ids) -> np.ndarray:
+    """ids (..., T) as (N, T): all sequences of a batch go through the body side by side."""
+    ids = np.asarray(ids)
+    return ids.reshape(-1, ids.shape[-1])
+
+
+def pairs(ids, **others) -> int:
+    """How many pairs a batch has: chosen and rejected side by side, of which others have a number each, or a row."""
+    shape = np.shape(ids)
+    if len(shape) != 3 or shape[1] != 2 or any(np.shape(array) not in (shape, shape[:2]) for array in others.values()):
+        raise ValueError(f"a batch of pairs is ids (B, 2, T), chosen and rejected side by side, and {' and '.join(others)} to them; "
+                         f"got {' and '.join(str(np.shape(array)) for array in (ids, *others.values()))}")
+    return shape[0]
+
+
+def nobody(layer: Layer) -> None:
+    """Whom backward tells of each part it is through with, where nobody wants to know."""
