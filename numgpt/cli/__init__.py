@@ -10,7 +10,7 @@ from importlib import import_module
 
 from numgpt import __version__
 
-COMMANDS = ("train", "finetune", "sample", "score", "attention", "plot", "plan", "tokenize", "convert", "gradcheck", "trace", "compare", "diagnose",
+COMMANDS = ("train", "finetune", "align", "sample", "score", "attention", "plot", "plan", "tokenize", "convert", "gradcheck", "trace", "compare", "diagnose",
             "audit", "explain", "exercise", "ablate")
 VERDICTS = ("gradcheck", "compare", "diagnose", "audit", "explain", "exercise")  # whose exit status tells what they found
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from numgpt.cli import runs
 from numgpt.cli.options import path
+from numgpt.files import FormatError
 from numgpt.training import Trainer
 from numgpt.tuning.stages import STAGES
 from numgpt.tuning.start import Tuner, prepare
@@ -41,13 +42,13 @@ def register(commands) -> None:
     parser.set_defaults(run=run, error=parser.error)
 
 
-def add_data(parser, title: str, tasks) -> None:
+def add_data(parser, title: str, tasks, *, option: str = "--task", about: str = "what to teach") -> None:
     """What finetune and align have in common: the model to begin with, and examples."""
     parser.add_argument("files", nargs="*", metavar="MODEL DATA", help="the model to begin with (a run's folder, numgpt's file, llm.c's, a folder of "
                                                                        "Hugging Face's; none: a small one, from nothing), and files of JSON lines "
                                                                        "(.jsonl; none: drawn examples)")
     add = parser.add_argument_group(title).add_argument
-    add("--task", choices=tasks, help="what to teach")
+    add(option, choices=tasks, help=about)
     add("--validation", type=path, metavar="FILE", help="evaluate on these examples,")
     add("--held-out", type=float, metavar="SHARE", help="or on a share of DATA, drawn at random (default: 0.1)")
     add("--skip-bad", action="store_true", help="count lines that cannot be used, and leave them out; else the first ends the command")
@@ -66,7 +67,15 @@ def run(arguments) -> int:
 
 
 def _resumed(arguments, report) -> Tuner:
-    return runs.resumed(arguments, Tuner, OTHERS, report)
+    return resumed(arguments, COMMAND, OTHERS, report)
+
+
+def resumed(arguments, command: str, others, report) -> Tuner:
+    trainer = runs.resumed(arguments, Tuner, others, report)
+    if trainer.source["command"] != command:
+        trainer.close()
+        raise FormatError(f"{arguments.resume} is a run of {trainer.source['stage']}: it goes on with numgpt {trainer.source['command']} --resume")
+    return trainer
 
 
 def _prepared(arguments, report) -> Tuner:

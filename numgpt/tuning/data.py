@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from numgpt.layers.inputs import IGNORE
 from numgpt.training.data import Data
 from numgpt.tuning.confusion import Confusion
 from numgpt.tuning.encoding import Rows
@@ -18,7 +19,10 @@ class ExampleData(Data):
 
     labels   of the classes, in their order; None, where there are none
     bad      lines that were left out
+    drawn    what synthetic.py drew; None, where examples are somebody's
     """
+
+    drawn: str | None = None
 
     def __init__(self, train: Rows, kept: Rows, template: Template, tokenizer, *, labels=None, bad: BadLines | None = None):
         self.train, self.kept, self.template, self.tokenizer = train, kept, template, tokenizer
@@ -46,6 +50,12 @@ class ExampleData(Data):
         """A batch of those examples."""
         raise NotImplementedError
 
+    def begins_with(self, model) -> None:
+        """The model that a run begins with, before its first step; whoever needs it later keeps a copy."""
+
+    def restore(self, folder) -> None:
+        """What it kept of that model, from the folder of a run that goes on."""
+
     def shown(self, trainer) -> str:
         """What stands below the last line of a run."""
         return ""
@@ -61,6 +71,19 @@ class ExampleData(Data):
 
     def highest(self) -> int:
         return self.template.n_vocab - 1
+
+
+class AnswerData(ExampleData):
+    """Prompts and responses."""
+
+    def taken(self, rows, which):
+        batch = rows.at(which)
+        return batch.ids, batch.targets
+
+    def measure(self, trainer) -> dict[str, float]:
+        """The loss on the responses that are held out."""
+        losses = [(trainer.loss(ids, targets), int((targets != IGNORE).sum())) for ids, targets in self.held_out()]
+        return {"val_loss": sum(loss * n for loss, n in losses) / sum(n for _, n in losses)}
 
 
 class ClassifyData(ExampleData):

@@ -1,14 +1,19 @@
 """Tuned models in files: numgpt's, with a word on what the model was tuned to."""
 
 import json
+from pathlib import Path
 
 from numgpt import adapted, safetensors
 from numgpt.files import FormatError, names_once
+from numgpt.formats import BEST, kind_of
 from numgpt.model import GPT, TASK
 from numgpt.tuning.classifier import HEADS, Classifier
+from numgpt.tuning.dpo import DPOModel
+from numgpt.tuning.reward import RewardModel
+from numgpt.tuning.template import Template
 from numgpt.tuning.tuned import Tuned
 
-CLASSES: dict[str, type[Tuned]] = {**dict.fromkeys(HEADS, Classifier)}
+CLASSES: dict[str, type[Tuned]] = {**dict.fromkeys(HEADS, Classifier), "instruct": Tuned, "reward": RewardModel, "dpo": DPOModel}
 
 
 def load(path, *, recompute: bool = False) -> GPT:
@@ -38,6 +43,13 @@ def tuned_to(path) -> dict | None:
     if not isinstance(about, dict):
         raise FormatError(f"{path}: what it says of its tuning is no object of JSON")
     return about
+
+
+def template_of(path) -> Template | None:
+    """That of what a model was tuned to, be it in a file or a run's folder; None, if it was not."""
+    kind = kind_of(path)
+    about = tuned_to(Path(path) / BEST if kind == "run" else path) if kind in ("run", "numgpt") else None
+    return None if about is None or "template" not in about else Template.from_dict(about["template"])
 
 
 def _fill(model: Tuned, path) -> None:

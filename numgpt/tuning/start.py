@@ -33,8 +33,10 @@ class Tuner(Trainer):
         source = saved.state["source"]
         if source is None or source.get("stage") not in STAGES:
             raise FormatError("this run is no fine-tuning: it goes on with numgpt train --resume")
-        return read(source, tokenizer_of(saved.tokenizer_files), saved.model.template.n_base, saved.model.config.n_ctx,
+        data = read(source, tokenizer_of(saved.tokenizer_files), saved.model.template.n_base, saved.model.config.n_ctx,
                     labels=getattr(saved.model, "labels", None))
+        data.restore(saved.path.parent)
+        return data
 
 
 def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, held_out: float = 0.1, labels: Sequence | None = None,
@@ -62,12 +64,15 @@ def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, hel
     options = {name: settings.pop(name, default) for name, default in what.options.items()}
     chosen = Settings.of(what.drawn.settings if not paths else what.settings if base is not None else FRESH_SETTINGS, **settings)
     source = {"stage": stage, "command": what.command, "files": [str(Path(path).resolve()) for path in paths],
-              "validation": validation and str(Path(validation).resolve()), "held_out": held_out, "skip_bad": skip_bad, "truncate": truncate}
-    gpt, tokenizer = _base(base, tokenizer, what, source, dtype, recompute, chosen.seed)
-    template = Template(what.kind, gpt.config.n_vocab)
+              "validation": validation and str(Path(validation).resolve()), "held_out": held_out, "skip_bad": skip_bad, "truncate": truncate,
+              "options": {name: options.pop(name) for name in what.of_data}}
+    gpt, tokenizer, known = _base(base, tokenizer, what, source, dtype, recompute, chosen.seed)
+    source["known"] = known is not None and known.fits(what.kind)
+    template = Template(what.kind, known.n_base if source["known"] else gpt.config.n_vocab)
     data = read(source, tokenizer, template.n_base, gpt.config.n_ctx, labels=labels)
     rng = np.random.default_rng(chosen.seed)
-    model = what.model(grown(gpt, template.n_vocab, seed=rng), data, rng=rng, **options)
+    model = what.model(grown(gpt, max(template.n_vocab, gpt.config.n_vocab), seed=rng), data, rng=rng, **options)
+    data.begins_with(model)
     return Tuner(model, data, chosen, folder=folder, source=source, report=report)
 
 
@@ -80,7 +85,9 @@ def read(source: dict, tokenizer, n_base: int, n_ctx: int, *, labels: Sequence |
     bad = parts[0].bad
     if parts[1].bad is not bad:
         bad.join(parts[1].bad)
-    return what.data(train, kept, template, tokenizer, labels=parts[0].labels, bad=bad)
+    data = what.data(train, kept, template, tokenizer, labels=parts[0].labels, bad=bad, **source["options"])
+    data.drawn = None if source["files"] else what.drawn.name
+    return data
 
 
 def _examples(what: Stage, source: dict, labels) -> tuple[examples.Examples, examples.Examples]:
@@ -94,20 +101,21 @@ def _examples(what: Stage, source: dict, labels) -> tuple[examples.Examples, exa
     return examples.parted(found, source["held_out"], np.random.default_rng(HELD))
 
 
-def _base(base, tokenizer, what: Stage, source: dict, dtype, recompute: bool, seed: int) -> tuple[GPT, object]:
-    """The model to begin with, and its tokenizer."""
+def _base(base, tokenizer, what: Stage, source: dict, dtype, recompute: bool, seed: int) -> tuple[GPT, object, Template | None]:
+    """The model to begin with, its tokenizer, and the template of what it was tuned to."""
     if isinstance(tokenizer, (str, Path)):
         tokenizer = load_tokenizer(tokenizer)
     if base is None:
-        return _fresh(tokenizer, what, source, dtype, recompute, seed)
+        return *_fresh(tokenizer, what, source, dtype, recompute, seed), None
+    known = getattr(base, "template", None)
     if not isinstance(base, GPT):
-        path, base = base, formats.load(base, dtype=dtype, recompute=recompute)
+        path, base, known = base, formats.load(base, dtype=dtype, recompute=recompute), files.template_of(base)
         tokenizer = tokenizer or formats.tokenizer_of(path)
         if tokenizer is None:
             raise FormatError(f"no tokenizer lies with {path}: name one with --tokenizer")
     if tokenizer is None:
         raise ValueError("a model wants the tokenizer of its tokens: say tokenizer=")
-    return base, tokenizer
+    return base, tokenizer, known
 
 
 def _fresh(tokenizer, what: Stage, source: dict, dtype, recompute: bool, seed: int) -> tuple[GPT, object]:

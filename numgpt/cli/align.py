@@ -1,0 +1,100 @@
+"""numgpt align: have a model prefer the answers that people prefer."""
+
+import argparse
+
+from numgpt.cli import runs
+from numgpt.cli.finetune import add_data, parted, resumed, say_bad, shown
+from numgpt.training.settings import Settings
+from numgpt.tuning.stages import START, STAGES
+from numgpt.tuning.start import Tuner, prepare
+
+COMMAND = "align"
+WAYS = tuple(name for name, stage in STAGES.items() if stage.command == COMMAND and name != START)
+EXAMPLES = """a line of DATA is an object of JSON:
+  reward, dpo   {"prompt": "add 12 and 30", "chosen": "42", "rejected": "the answer is 42"}
+
+examples:
+  numgpt align --by dpo                                  shorter answers are preferred: drawn pairs, and a start model that is made first
+  numgpt align runs/start-1 --by dpo --max-kl 5          the same from a start model that is there; it ends where KL is above 5 nats
+  numgpt align runs/instruct-1 pairs.jsonl --by dpo --beta 0.3
+  numgpt align runs/instruct-1 pairs.jsonl --by reward   a score for each answer: what PPO learns from
+  numgpt align --resume runs/dpo-1                       goes on, bit for bit, from where it was interrupted
+"""
+OWN = tuple(dict.fromkeys(name for way in WAYS for name in STAGES[way].options))
+OTHERS = ("files", "by", "validation", "held_out", "skip_bad", "truncate", "tokenizer", "dtype", "out", *OWN)
+
+
+def register(commands) -> None:
+    parser = commands.add_parser(
+        COMMAND, help="have a model prefer what people prefer", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Have a model that follows instructions prefer the answers that were chosen to those that were rejected.\n"
+                    "The run leaves a folder as numgpt train does.")
+    add_data(parser, "the preferences", WAYS, option="--by", about="how it learns from them: a reward model, or the policy itself (DPO)")
+    add = parser.add_argument_group("the policy").add_argument
+    add("--beta", type=float, metavar="B", help="DPO's: the price of a nat of KL to the start (default: 0.1)")
+    add("--smoothing", type=float, metavar="SHARE", help="DPO's: of the choices, those that are taken to be mistakes (default: 0)")
+    add("--max-kl", type=float, metavar="NATS", help="end where an evaluation finds a KL to the start above it, for each answer; "
+                                                     "best.safetensors is from below (default: any)")
+    runs.add_how(parser, steps="as --epochs has it", epochs="times through the examples (default: 1)", batch="examples in a batch", tokens=False)
+    runs.add_where(parser, "WAY", eval_tokens=False)
+    parser.set_defaults(run=run, error=parser.error)
+
+
+def run(arguments) -> int:
+    if arguments.resume is None:
+        _check(arguments)
+        if not arguments.files:
+            status, folder = _started(arguments)
+            if status:
+                return status
+            arguments.files = [str(folder)]
+    return runs.run(arguments, lambda report: _resumed(arguments, report) if arguments.resume else _prepared(arguments, report), shown)
+
+
+def _check(arguments) -> None:
+    """What is wrong in the options, before a start model has taken its minutes."""
+    if arguments.by is None:
+        arguments.error(f"say how with --by: {', '.join(WAYS)}")
+    runs.refuse_idle(arguments, (
+        (arguments.validation, "--validation is what is held out", ("held_out",)),
+        (True, f"it is not of --by {arguments.by}", tuple(name for name in OWN if name not in STAGES[arguments.by].options))))
+    try:
+        model, data = parted(arguments.files)
+        Settings.of(STAGES[arguments.by].settings, **runs.given(arguments, runs.SETTINGS))
+    except (ValueError, TypeError) as error:
+        arguments.error(str(error))
+    if model is None and data:
+        arguments.error("say which model is to learn from these preferences: one that follows instructions, such as numgpt finetune "
+                        "MODEL --task instruct makes")
+
+
+def _started(arguments):
+    """The status of a run that makes a model to begin with, where none is named, and its folder."""
+    begun = []
+
+    def begin(report) -> Tuner:
+        if report is not None:
+            print("first, as no MODEL is named, one that answers in a sentence as often as not:", flush=True)
+        begun.append(prepare(START, folder=runs.numbered(START), report=report, **runs.given(arguments, ("dtype", "seed", "shards"))))
+        return begun[0]
+
+    def left(trainer) -> str:
+        return f"then --by {arguments.by}, as numgpt align {trainer.folder.path} --by {arguments.by} does alone:"
+
+    status = runs.run(arguments, begin, left)
+    return status, begun[0].folder.path if begun else None
+
+
+def _resumed(arguments, report) -> Tuner:
+    return resumed(arguments, COMMAND, OTHERS, report)
+
+
+def _prepared(arguments, report) -> Tuner:
+    model, data = parted(arguments.files)
+    options = runs.given(arguments, ("validation", "held_out", "skip_bad", "truncate", "tokenizer", "dtype", "recompute", *OWN, *runs.SETTINGS))
+    trainer = prepare(arguments.by, model, data, folder=arguments.out or runs.numbered(arguments.by), report=report, **options)
+    say_bad(trainer, report)
+    if report is not None and not trainer.source["known"]:
+        print(f"{model} was not tuned to follow instructions, and has never seen where a prompt ends: numgpt finetune {model} FILE "
+              "--task instruct should come first")
+    return trainer

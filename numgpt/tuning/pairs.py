@@ -1,0 +1,148 @@
+"""Pairs of answers, chosen and rejected: what a reward model and a policy learn from, and what is measured of them."""
+
+import hashlib
+import math
+
+import numpy as np
+
+from numgpt.flat import Flat
+from numgpt.threads import one_blas_thread
+from numgpt.tuning import files, synthetic
+from numgpt.tuning.data import ExampleData
+from numgpt.tuning.encoding import Rows
+from numgpt.tuning.kl import Answers
+
+REFERENCE = "reference.safetensors"  # in a run's folder, the model that the policy began as
+SAMPLED = 256  # prompts to which an evaluation has the policy answer
+SAMPLING = 0  # the seed of each evaluation, so that they differ by the policy alone
+ROWS = 64  # pairs whose log-probabilities by the reference are computed at once
+
+
+class RewardData(ExampleData):
+    """Pairs for a reward model."""
+
+    forms = (("accuracy", "{:.1%} in order"), ("margin", "margin {:.2f}"))
+
+    def taken(self, rows, which):
+        batch = rows.at(which)
+        return batch.ids, batch.last
+
+    def measure(self, trainer) -> dict[str, float]:
+        """The loss on what is held out, the share of pairs whose chosen answer scores higher, and by how much, on average."""
+        total, margins = 0.0, []
+        for ids, last in self.held_out():
+            total += trainer.loss(ids, last) * len(ids)
+            r = trainer.model.score(ids, last)
+            margins.append(r[:, 0] - r[:, 1])
+        margins = np.concatenate(margins)
+        return {"val_loss": total / len(self.kept), "accuracy": float((margins > 0).mean()), "margin": float(margins.mean(dtype=np.float64))}
+
+
+class DPOData(ExampleData):
+    """Pairs for a policy, with their log-probabilities by the reference, which stays at hand to measure KL by.
+
+    max_kl   nats for each answer, at which a run ends; None: it has no bound
+    """
+
+    forms = (("accuracy", "{:.1%} in order"), ("margin", "margin {:.2f}"), ("kl", "KL {:.2f} nats an answer"),
+             ("right", "{:.1%} right"), ("short", "{:.1%} short"))
+
+    def __init__(self, *parts, max_kl: float | None = None, **more):
+        super().__init__(*parts, **more)
+        if max_kl is not None and not 0 < max_kl < math.inf:
+            raise ValueError(f"max_kl, the nats of KL that an answer may have, must be above 0 and finite; got {max_kl}")
+        self.max_kl, self.reference, self.known = max_kl, None, None
+
+    def begins_with(self, model):
+        self.reference = model.astype(model.values.dtype)
+
+    def restore(self, folder):
+        self.reference = files.load(folder / REFERENCE)
+
+    def models(self) -> dict[str, Flat]:
+        return {REFERENCE: self.reference}
+
+    def prepare(self, settings, n_ctx):
+        super().prepare(settings, n_ctx)
+        if self.reference is None:
+            raise ValueError("DPO holds a policy against the model that it began as: say data.begins_with(model)")
+        with one_blas_thread():
+            self.known = {id(rows): self._log_probs(rows) for rows in (self.train, self.kept)}
+
+    def _log_probs(self, rows: Rows) -> np.ndarray:
+        """(n, 2), by the reference. The same at any time, batches being these."""
+        found = []
+        for start in range(0, len(rows), ROWS):
+            batch = rows.at(np.arange(start, min(start + ROWS, len(rows))))
+            found.append(self.reference.log_probs(batch.ids, batch.targets))
+        return np.concatenate(found)
+
+    def taken(self, rows, which):
+        batch = rows.at(which)
+        return batch.ids, batch.targets, self.known[id(rows)][which]
+
+    def measure(self, trainer) -> dict[str, float]:
+        """Of the pairs held out, by the reward that the policy implies, beta * log(policy / reference): the loss, the share in
+        the right order, the margin; the log-probabilities of chosen and rejected; and of sampled answers their KL."""
+        model, total, logps, rewards = trainer.model, 0.0, [], []
+        for ids, targets, reference in self.held_out():
+            total += trainer.loss(ids, targets, reference) * len(ids)
+            logp = model.log_probs(ids, targets)
+            logps.append(logp)
+            rewards.append(model.dpo.rewards(logp, reference))
+        logp, reward = (np.concatenate(arrays).astype(np.float64) for arrays in (logps, rewards))
+        margin = reward[:, 0] - reward[:, 1]
+        answers = self.answers(model)
+        kl = float(answers.divergence(model, self.reference).sum())
+        metrics = {"val_loss": total / len(self.kept), "accuracy": float((margin > 0).mean()), "margin": float(margin.mean()),
+                   "chosen": float(logp[:, 0].mean()), "rejected": float(logp[:, 1].mean()),
+                   "kl": kl / len(answers.ids), "kl_per_token": kl / max(1, answers.n_tokens),
+                   "answer_tokens": answers.n_tokens / len(answers.ids)}
+        return metrics | self.judgement(answers)
+
+    def prompts(self) -> list[np.ndarray]:
+        """Of held-out examples, as many as an evaluation samples answers to, spread over them."""
+        n = min(SAMPLED, len(self.kept))
+        return [self.kept.ids[i][0][:self.kept.begins[i][0]] for i in (np.arange(n) * len(self.kept) // n).tolist()]
+
+    def answers(self, policy) -> Answers:
+        """The policy's own, as long as the longest in the examples at most."""
+        longest = max(len(ids) - begin for rows in (self.train, self.kept)
+                      for sequences, begins in zip(rows.ids, rows.begins) for ids, begin in zip(sequences, begins))
+        return Answers.drawn(policy, self.prompts(), longest, end=self.template.special["end"], seed=SAMPLING)
+
+    def texts(self, answers: Answers) -> list[tuple[str, str]]:
+        """Each prompt and what was answered."""
+        text = self.template.text
+        return [(text(prompt, self.tokenizer), text(ids, self.tokenizer)) for prompt, ids in zip(answers.prompts, answers.ids)]
+
+    def judgement(self, answers: Answers) -> dict[str, float]:
+        """Of drawn examples, whose answers can be known: the share that is right, and the share that is without a sentence."""
+        if self.drawn is None:
+            return {}
+        texts = self.texts(answers)
+        return {"right": float(np.mean([synthetic.right(*text) for text in texts])),
+                "short": float(np.mean([not answer.startswith(synthetic.LONG) for _, answer in texts]))}
+
+    def judged(self, metrics):
+        return metrics["val_loss"] if self._within(metrics) else math.inf
+
+    def ended(self, metrics):
+        if self._within(metrics):
+            return None
+        return f"KL to the start is {metrics['kl']:.2f} nats an answer, above the {self.max_kl:g} it was given"
+
+    def _within(self, metrics) -> bool:
+        return self.max_kl is None or metrics["kl"] <= self.max_kl
+
+    def shown(self, trainer):
+        lines = ["answers to prompts held out, before and after:"]
+        before, after = (self.texts(self.answers(model))[:3] for model in (self.reference, trainer.model))
+        for (prompt, one), (_, other) in zip(before, after):
+            lines.append(f"  {prompt}\n    {one}\n    {other}")
+        return "\n".join(([f"ended early: {trainer.ended}"] if trainer.ended else []) + lines)
+
+    def fingerprint(self):
+        digest = hashlib.sha256(super().fingerprint().encode())
+        digest.update(self.reference.values.tobytes())
+        return digest.hexdigest()
