@@ -5,17 +5,17 @@ import argparse
 from numgpt.cli import runs
 from numgpt.cli.finetune import add_data, parted, resumed, say_bad, shown
 from numgpt.training.settings import Settings
-from numgpt.tuning.stages import START, STAGES
+from numgpt.tuning.stages import STAGES
 from numgpt.tuning.start import Tuner, prepare
 
 COMMAND = "align"
-WAYS = tuple(name for name, stage in STAGES.items() if stage.command == COMMAND and name != START)
+WAYS = tuple(name for name, stage in STAGES.items() if stage.command == COMMAND)
 EXAMPLES = """a line of DATA is an object of JSON:
   reward, dpo   {"prompt": "add 12 and 30", "chosen": "42", "rejected": "the answer is 42"}
 
 examples:
   numgpt align --by dpo                                  shorter answers are preferred: drawn pairs, and a start model that is made first
-  numgpt align runs/start-1 --by dpo --max-kl 5          the same from a start model that is there; it ends where KL is above 5 nats
+  numgpt align runs/instruct-1 --by dpo --max-kl 5          the same from a start model that is there; it ends where KL is above 5 nats
   numgpt align runs/instruct-1 pairs.jsonl --by dpo --beta 0.3
   numgpt align runs/instruct-1 pairs.jsonl --by reward   a score for each answer: what PPO learns from
   numgpt align --resume runs/dpo-1                       goes on, bit for bit, from where it was interrupted
@@ -75,7 +75,7 @@ def _started(arguments):
     def begin(report) -> Tuner:
         if report is not None:
             print("first, as no MODEL is named, one that answers in a sentence as often as not:", flush=True)
-        begun.append(prepare(START, folder=runs.numbered(START), report=report, **runs.given(arguments, ("dtype", "seed", "shards"))))
+        begun.append(prepare("instruct", drawn="instruct-mixed", folder=runs.numbered("instruct"), report=report, **runs.given(arguments, ("dtype", "seed", "shards"))))
         return begun[0]
 
     def left(trainer) -> str:

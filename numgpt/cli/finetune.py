@@ -37,7 +37,8 @@ def register(commands) -> None:
     add = parser.add_argument_group("the task").add_argument
     add("--labels", metavar="A,B,...", type=_labels, help="the only labels there may be (default: those of the examples)")
     add("--lm-weight", type=float, metavar="W", help="of the language model's loss beside the task's (default: 0.5)")
-    runs.add_how(parser, steps="as --epochs has it", epochs="times through the examples (default: 3)", batch="examples in a batch", tokens=False)
+    runs.add_how(parser, steps="as --epochs has it", epochs="times through the examples (default: 3)", batch="examples in a batch; of instruct, rows that several share",
+                 tokens="in such a row")
     runs.add_where(parser, "TASK", eval_tokens=False)
     parser.set_defaults(run=run, error=parser.error)
 

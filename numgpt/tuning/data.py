@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from numgpt.layers.inputs import IGNORE
 from numgpt.training.data import Data
 from numgpt.tuning.confusion import Confusion
 from numgpt.tuning.encoding import Rows
@@ -71,19 +70,6 @@ class ExampleData(Data):
 
     def highest(self) -> int:
         return self.template.n_vocab - 1
-
-
-class AnswerData(ExampleData):
-    """Prompts and responses."""
-
-    def taken(self, rows, which):
-        batch = rows.at(which)
-        return batch.ids, batch.targets
-
-    def measure(self, trainer) -> dict[str, float]:
-        """The loss on the responses that are held out."""
-        losses = [(trainer.loss(ids, targets), int((targets != IGNORE).sum())) for ids, targets in self.held_out()]
-        return {"val_loss": sum(loss * n for loss, n in losses) / sum(n for _, n in losses)}
 
 
 class ClassifyData(ExampleData):

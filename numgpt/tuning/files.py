@@ -9,11 +9,12 @@ from numgpt.formats import BEST, kind_of
 from numgpt.model import GPT, TASK
 from numgpt.tuning.classifier import HEADS, Classifier
 from numgpt.tuning.dpo import DPOModel
+from numgpt.tuning.instruct import Instructed
 from numgpt.tuning.reward import RewardModel
 from numgpt.tuning.template import Template
 from numgpt.tuning.tuned import Tuned
 
-CLASSES: dict[str, type[Tuned]] = {**dict.fromkeys(HEADS, Classifier), "instruct": Tuned, "reward": RewardModel, "dpo": DPOModel}
+CLASSES: dict[str, type[Tuned]] = {**dict.fromkeys(HEADS, Classifier), "instruct": Instructed, "reward": RewardModel, "dpo": DPOModel}
 
 
 def load(path, *, recompute: bool = False) -> GPT:
@@ -46,10 +47,13 @@ def tuned_to(path) -> dict | None:
 
 
 def template_of(path) -> Template | None:
-    """That of what a model was tuned to, be it in a file or a run's folder; None, if it was not."""
+    """How examples are written for the model at a path, such as a run's folder; None, if it was not tuned."""
     kind = kind_of(path)
     about = tuned_to(Path(path) / BEST if kind == "run" else path) if kind in ("run", "numgpt") else None
-    return None if about is None or "template" not in about else Template.from_dict(about["template"])
+    try:
+        return None if about is None else Template.from_dict(about["template"])
+    except KeyError:
+        raise FormatError(f"{path} says that its model was tuned, and not with which template") from None
 
 
 def _fill(model: Tuned, path) -> None:

@@ -14,7 +14,9 @@ def grown(gpt: GPT, n_vocab: int, *, seed=0) -> GPT:
     rng = np.random.default_rng(seed)
     recompute = any(isinstance(block, Recompute) for block in gpt.body.blocks)
     new = GPT.blank(old.change(n_vocab=n_vocab), dtype=gpt.values.dtype, recompute=recompute)
-    for (name, param), (_, own) in zip(new.named_params(), gpt.named_params(), strict=True):
+    theirs = dict(gpt.named_params())  # a task's head may be among them
+    for name, param in new.named_params():
+        own = theirs[name]
         if param.shape == own.shape:
             param.value[...] = own.value
         elif name == "head.bias":  # those of tokens that never came would be very low by now

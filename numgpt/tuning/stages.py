@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from numgpt.model import GPT
 from numgpt.training.data import Data
 from numgpt.tuning.classifier import Classifier
-from numgpt.tuning.data import AnswerData, ClassifyData
+from numgpt.tuning.data import ClassifyData
 from numgpt.tuning.dpo import DPOModel
+from numgpt.tuning.instruct import Instructed, InstructData
 from numgpt.tuning.pairs import DPOData, RewardData
 from numgpt.tuning.reward import RewardModel
 from numgpt.tuning.tuned import Tuned
@@ -19,7 +20,6 @@ GPT1 = dict(epochs=3, batch=32, lr=6.25e-5, min_lr=0.0, warmup=10**9, warmup_sha
 INSTRUCT_GPT = dict(epochs=1, batch=64, lr=9e-6, min_lr=9e-7, warmup=0, betas=(0.9, 0.95), weight_decay=0.0, eval_every=50)
 DPO_PAPER = dict(epochs=1, batch=64, lr=1e-6, min_lr=1e-6, warmup=150, warmup_share=0.1, schedule="constant", betas=(0.9, 0.999),
                  weight_decay=0.0, eval_every=50)
-MIXED_CONFIG = dict(n_layer=3, n_head=4, n_embd=64, std=0.1)
 SMALL = dict(batch=64, lr=2e-3, min_lr=2e-4, warmup=100, betas=(0.9, 0.99), eval_every=250)  # for models from nothing
 
 
@@ -32,6 +32,7 @@ class Drawn:
     n_held_out: int
     config: dict
     settings: dict
+    distinct: bool = True  # no question twice
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Stage:
     of_data    those of them that its data take, and not its model
     drawn      what is drawn for it where there are no files
     settings   of a run on somebody's examples: what GPT-1's paper found to do for most tasks
+    room       for how many of the longest example the context of a model from nothing has room
     """
 
     command: str
@@ -56,6 +58,7 @@ class Stage:
     drawn: Drawn | None = None
     of_data: tuple[str, ...] = ()
     settings: dict = field(default_factory=lambda: GPT1)
+    room: int = 1
 
 
 def _classifier(gpt: GPT, data: ClassifyData, *, lm_weight: float, rng) -> Classifier:
@@ -66,8 +69,8 @@ def _classifying(kind: str, **more) -> Stage:
     return Stage("finetune", kind, _classifier, ClassifyData, {"lm_weight": 0.5}, **more)
 
 
-def _answering(gpt: GPT, data: AnswerData, *, rng) -> Tuned:
-    return Tuned(gpt, data.template)
+def _instructed(gpt: GPT, data: InstructData, *, rng) -> Instructed:
+    return Instructed(gpt, data.template)
 
 
 def _reward_model(gpt: GPT, data: RewardData, *, rng) -> RewardModel:
@@ -79,17 +82,15 @@ def _policy(gpt: GPT, data: DPOData, *, rng, **options) -> DPOModel:
 
 
 BRACKETS = Drawn("brackets", 20_000, 2000, dict(n_layer=4, n_head=4, n_embd=64, std=0.1), {**SMALL, "steps": 2500})
-SHORTER_REWARD = Drawn("shorter", 4000, 500, MIXED_CONFIG, {**SMALL, "lr": 5e-4, "min_lr": 5e-5, "steps": 200, "warmup": 20, "eval_every": 50})
-SHORTER_DPO = Drawn("shorter", 4000, 500, MIXED_CONFIG, {**SMALL, "lr": 1e-4, "min_lr": 1e-5, "steps": 100, "warmup": 10, "weight_decay": 0.0,
+WORDS = Drawn("instruct", 20_000, 1000, dict(n_layer=4, n_head=4, n_embd=64, std=0.1), {**SMALL, "batch": 32, "steps": 2500}, distinct=False)
+SHORTER_REWARD = Drawn("shorter", 4000, 500, WORDS.config, {**SMALL, "lr": 5e-4, "min_lr": 5e-5, "steps": 200, "warmup": 20, "eval_every": 50})
+SHORTER_DPO = Drawn("shorter", 4000, 500, WORDS.config, {**SMALL, "lr": 1e-4, "min_lr": 1e-5, "steps": 100, "warmup": 10, "weight_decay": 0.0,
                                                          "eval_every": 10})
-
-START = "start"  # what align makes where no model is named
-MIXED = Drawn("instruct-mixed", 10_000, 500, MIXED_CONFIG, {**SMALL, "lr": 3e-3, "min_lr": 1e-4, "steps": 2000})
 
 STAGES = {
     "classify": _classifying("classify", drawn=BRACKETS),
     **{kind: _classifying(kind) for kind in ("pairs", "similarity", "choice")},
-    START: Stage("align", "instruct", _answering, AnswerData, {}, drawn=MIXED),
+    "instruct": Stage("finetune", "instruct", _instructed, InstructData, {}, drawn=WORDS, room=4),
     "reward": Stage("align", "preference", _reward_model, RewardData, {}, drawn=SHORTER_REWARD, settings=INSTRUCT_GPT),
     "dpo": Stage("align", "preference", _policy, DPOData, {"beta": 0.1, "smoothing": 0.0, "max_kl": None}, drawn=SHORTER_DPO,
                  of_data=("max_kl",), settings=DPO_PAPER),

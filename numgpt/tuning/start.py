@@ -1,6 +1,7 @@
 """From what somebody asks for to a trainer: which stage, on which model, with which examples."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ class Tuner(Trainer):
 
 def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, held_out: float = 0.1, labels: Sequence | None = None,
             tokenizer=None, skip_bad: bool = False, truncate: bool = False, folder=None, dtype=None, recompute: bool = False,
-            report=None, **settings) -> Tuner:
+            report=None, drawn: str | None = None, **settings) -> Tuner:
     """A trainer that has not begun.
 
     stage       one of STAGES
@@ -50,6 +51,7 @@ def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, hel
     validation  a file that is held out, in place of the share held_out of the examples
     labels      the only ones there may be; None: those of the examples
     skip_bad    lines that cannot be used are counted and left out; truncate: a row too long for the context is cut
+    drawn       what synthetic.py draws where there are no paths; None: what the stage has
     settings    the stage's own options, and see Settings
     """
     if stage not in STAGES:
@@ -59,19 +61,21 @@ def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, hel
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if not paths and what.drawn is None:
         raise ValueError(f"nothing is drawn for {stage}: give a file of JSON lines")
+    if drawn is not None and (paths or what.drawn is None or synthetic.KIND.get(drawn) != what.kind):
+        raise ValueError(f"{drawn!r} is not drawn beside files" if paths else f"{drawn!r} is nothing that is drawn for {stage}")
     if validation is not None and not paths:
         raise ValueError("what is drawn has held-out examples of its own: --validation goes with a file to train on")
     options = {name: settings.pop(name, default) for name, default in what.options.items()}
     chosen = Settings.of(what.drawn.settings if not paths else what.settings if base is not None else FRESH_SETTINGS, **settings)
     source = {"stage": stage, "command": what.command, "files": [str(Path(path).resolve()) for path in paths],
               "validation": validation and str(Path(validation).resolve()), "held_out": held_out, "skip_bad": skip_bad, "truncate": truncate,
-              "options": {name: options.pop(name) for name in what.of_data}}
-    gpt, tokenizer, known = _base(base, tokenizer, what, source, dtype, recompute, chosen.seed)
-    source["known"] = known is not None and known.fits(what.kind)
-    template = Template(what.kind, known.n_base if source["known"] else gpt.config.n_vocab)
+              "drawn": drawn, "options": {name: options.pop(name) for name in what.of_data}}
+    gpt, tokenizer, own = _base(base, tokenizer, what, source, dtype, recompute, chosen.seed)
+    source["known"] = own is not None and own.fits(what.kind)  # the template's tokens
+    template = Template(what.kind, own.n_base if source["known"] else gpt.config.n_vocab)
     data = read(source, tokenizer, template.n_base, gpt.config.n_ctx, labels=labels)
     rng = np.random.default_rng(chosen.seed)
-    model = what.model(grown(gpt, max(template.n_vocab, gpt.config.n_vocab), seed=rng), data, rng=rng, **options)
+    model = what.model(grown(gpt, max(gpt.config.n_vocab, template.n_vocab), seed=rng), data, rng=rng, **options)
     data.begins_with(model)
     return Tuner(model, data, chosen, folder=folder, source=source, report=report)
 
@@ -92,8 +96,9 @@ def read(source: dict, tokenizer, n_base: int, n_ctx: int, *, labels: Sequence |
 
 def _examples(what: Stage, source: dict, labels) -> tuple[examples.Examples, examples.Examples]:
     if not source["files"]:
-        drawn = what.drawn
-        return synthetic.draw(drawn.name, drawn.n, (0, 0)), synthetic.draw(drawn.name, drawn.n_held_out, (0, 1), held_out=True)
+        drawn = replace(what.drawn, name=source.get("drawn") or what.drawn.name)
+        return (synthetic.draw(drawn.name, drawn.n, (0, 0), distinct=drawn.distinct),
+                synthetic.draw(drawn.name, drawn.n_held_out, (0, 1), held_out=True, distinct=drawn.distinct))
     options = dict(labels=labels, skip_bad=source["skip_bad"])
     found = examples.read(source["files"], what.kind, **options)
     if source["validation"]:
@@ -107,15 +112,15 @@ def _base(base, tokenizer, what: Stage, source: dict, dtype, recompute: bool, se
         tokenizer = load_tokenizer(tokenizer)
     if base is None:
         return *_fresh(tokenizer, what, source, dtype, recompute, seed), None
-    known = getattr(base, "template", None)
+    own = getattr(base, "template", None)
     if not isinstance(base, GPT):
-        path, base, known = base, formats.load(base, dtype=dtype, recompute=recompute), files.template_of(base)
+        path, base, own = base, formats.load(base, dtype=dtype, recompute=recompute), files.template_of(base)
         tokenizer = tokenizer or formats.tokenizer_of(path)
         if tokenizer is None:
             raise FormatError(f"no tokenizer lies with {path}: name one with --tokenizer")
     if tokenizer is None:
         raise ValueError("a model wants the tokenizer of its tokens: say tokenizer=")
-    return base, tokenizer, known
+    return base, tokenizer, own
 
 
 def _fresh(tokenizer, what: Stage, source: dict, dtype, recompute: bool, seed: int) -> tuple[GPT, object]:
@@ -127,5 +132,5 @@ def _fresh(tokenizer, what: Stage, source: dict, dtype, recompute: bool, seed: i
         tokenizer, form = tokenizer or CharTokenizer.train("".join(sorted(set("".join(texts))))), FRESH
     template = Template(what.kind, tokenizer.n_vocab)
     parts = [encode(part, template, tokenizer, 1 << 20) for part in _examples(what, source, None)]
-    config = GPTConfig(n_vocab=tokenizer.n_vocab, n_ctx=max(rows.T for rows in parts), **form)
+    config = GPTConfig(n_vocab=tokenizer.n_vocab, n_ctx=what.room * max(rows.T for rows in parts), **form)
     return GPT(config, seed=seed, dtype=np.float32 if dtype is None else dtype, recompute=recompute), tokenizer

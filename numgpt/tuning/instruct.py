@@ -1,0 +1,94 @@
+"""Instruction tuning: a GPT learns to answer, and only the answers are its lesson."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from numgpt.layers.inputs import IGNORE
+from numgpt.tuning.data import ExampleData
+from numgpt.tuning.packing import Packed, deal, packed
+from numgpt.tuning.talk import answer
+from numgpt.tuning.tuned import Tuned
+
+SHOWN = 5  # answers below the last line of a run
+NUMBERS = 1 << 24  # scores that an evaluation holds at once
+
+
+class Instructed(Tuned):
+    """A GPT whose loss is of responses alone, over rows in which several examples are packed.
+
+    ids, targets, segments (B, T) -> loss, a number
+
+        ids        <user> a d d ... <assistant> 4     2     <end>  <user> s o ...
+        targets    -      - - - ... 4           2     <end> -      -      - - ...      - does not count
+        segments   0      0 0 0 ... 0           0     0     0      1      1 1 ...
+
+    Forward   loss = head(body(ids, segments), targets)
+    Backward  body.backward(head.backward(dloss))
+              -- no target is in a prompt, so a prompt's tokens have a gradient through the response alone; and none sees
+              -- what stands in another segment
+    Saved     what body and head saved
+
+    All that is a GPT's own. The mean is over a batch's response tokens, <end> among them, so that a long answer weighs more
+    than a short one, and the examples of a batch one by one give the same, summed.
+    """
+
+
+class InstructData(ExampleData):
+    """Prompts and responses, packed."""
+
+    forms = (("exact", "{:.1%} exact"), ("perplexity", "perplexity {:.2f}"))
+
+    def prepare(self, settings, n_ctx):
+        T, longest = settings.tokens or n_ctx, max(self.train.T, self.kept.T)
+        if T > n_ctx:
+            raise ValueError(f"rows of {T} tokens do not fit into the model's context of {n_ctx}")
+        if T < longest:
+            raise ValueError(f"rows of {T} tokens have no room for the longest example, which has {longest}: say --tokens {longest} or more")
+        self.B, self.T = settings.batch, T
+        self.rows, self.kept_rows = packed(self.train, T), packed(self.kept, T)
+        self.dealt = deal(len(self.rows), self.B, seed=settings.seed)
+
+    @property
+    def steps_per_epoch(self):
+        return len(self.rows) / self.B
+
+    def taken(self, rows: Packed, which: np.ndarray):
+        return rows.ids[which], rows.targets[which], rows.segments[which]
+
+    def batch(self, step):
+        return self.taken(self.rows, self.dealt(step))
+
+    def held_out(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        for start in range(0, len(self.kept_rows), self.B):
+            yield self.taken(self.kept_rows, np.arange(start, min(start + self.B, len(self.kept_rows))))
+
+    def measure(self, trainer):
+        """The loss of a response's token, and the share of responses that are right in every one. With the response so far
+        given, that is what greedy decoding would write: up to the first wrong token both see the same."""
+        total = count = wrong = 0
+        for ids, targets, segments in self.held_out():
+            counted = targets != IGNORE
+            total += trainer.loss(ids, targets, segments) * counted.sum()
+            count += counted.sum()
+            missed = best(trainer.model, trainer.model.body(ids, segments=segments)[counted]) != targets[counted]
+            examples = np.arange(len(ids))[:, None] * (self.T + 1) + segments
+            wrong += len(np.unique(examples[counted][missed]))
+        loss = float(total / count)
+        return {"val_loss": loss, "exact": 1 - wrong / len(self.kept), "perplexity": math.exp(min(loss, 700))}
+
+    def shown(self, trainer):
+        """Prompts that are held out, and what the model answers."""
+        lines = []
+        for (ids,), (begin,) in list(zip(self.kept.ids, self.kept.begins))[:SHOWN]:
+            text = [self.template.text(part, self.tokenizer) for part in (ids[1:begin - 1], ids[begin:])]
+            said = answer(trainer.model, self.template, self.tokenizer, ids[:begin].tolist(), len(ids) - begin, temperature=0)
+            lines.append(f"{text[0]} -> {said}" + ("" if said == text[1] else f"   (right: {text[1]})"))
+        return "\n".join(lines)
+
+
+def best(model, x: np.ndarray) -> np.ndarray:
+    """x (N, C), what came out of the body -> (N,) the token of the highest score after each."""
+    n = max(1, NUMBERS // model.config.n_vocab)
+    return np.concatenate([model.head.logits(x[i:i + n]).argmax(-1) for i in range(0, len(x), n)])
