@@ -20,7 +20,7 @@ examples:
   numgpt align runs/instruct-1 pairs.jsonl --by reward   a score for each answer: what PPO learns from
   numgpt align --resume runs/dpo-1                       goes on, bit for bit, from where it was interrupted
 """
-OWN = tuple(dict.fromkeys(name for way in WAYS for name in STAGES[way].options))
+OWN = tuple(dict.fromkeys(name for way in WAYS for name in STAGES[way].own))
 OTHERS = ("files", "by", "validation", "held_out", "skip_bad", "truncate", "tokenizer", "dtype", "out", *OWN)
 
 
@@ -57,7 +57,7 @@ def _check(arguments) -> None:
         arguments.error(f"say how with --by: {', '.join(WAYS)}")
     runs.refuse_idle(arguments, (
         (arguments.validation, "--validation is what is held out", ("held_out",)),
-        (True, f"it is not of --by {arguments.by}", tuple(name for name in OWN if name not in STAGES[arguments.by].options))))
+        (True, f"it is not of --by {arguments.by}", tuple(name for name in OWN if name not in STAGES[arguments.by].own))))
     try:
         model, data = parted(arguments.files)
         Settings.of(STAGES[arguments.by].settings, **runs.given(arguments, runs.SETTINGS))

@@ -37,6 +37,8 @@ def register(commands) -> None:
     add = parser.add_argument_group("the task").add_argument
     add("--labels", metavar="A,B,...", type=_labels, help="the only labels there may be (default: those of the examples)")
     add("--lm-weight", type=float, metavar="W", help="of the language model's loss beside the task's (default: 0.5)")
+    add("--turns", type=float, metavar="SHARE", help="of rows of instruct whose examples see each other, as turns of a conversation (default: 0, "
+                                                     "of drawn examples 0.25): so numgpt chat may remember what was said")
     runs.add_how(parser, steps="as --epochs has it", epochs="times through the examples (default: 3)", batch="examples in a batch; of instruct, rows that several share",
                  tokens="in such a row")
     runs.add_where(parser, "TASK", eval_tokens=False)
@@ -59,7 +61,7 @@ def add_data(parser, title: str, tasks, *, option: str = "--task", about: str = 
     add("--recompute", action="store_true", help="keep less for backward, and compute it again: less memory, more time")
 
 
-OWN = ("labels", "lm_weight")
+OWN = ("labels", "lm_weight", "turns")
 OTHERS = ("files", "task", "validation", "held_out", "skip_bad", "truncate", "tokenizer", "dtype", "out", *OWN)
 
 
@@ -82,7 +84,10 @@ def resumed(arguments, command: str, others, report) -> Tuner:
 def _prepared(arguments, report) -> Tuner:
     if arguments.task is None:
         arguments.error(f"say what to teach with --task: {', '.join(TASKS)}")
-    runs.refuse_idle(arguments, ((arguments.validation, "--validation is what is held out", ("held_out",)),))
+    instruct = arguments.task == "instruct"
+    runs.refuse_idle(arguments, ((arguments.validation, "--validation is what is held out", ("held_out",)),
+                                 (instruct, "--task instruct has responses", ("labels", "lm_weight")),
+                                 (not instruct, "it is for --task instruct", ("turns", "tokens"))))
     model, data = parted(arguments.files)
     options = runs.given(arguments, ("validation", "held_out", "skip_bad", "truncate", "tokenizer", "dtype", "recompute", *OWN, *runs.SETTINGS))
     trainer = prepare(arguments.task, model, data, folder=arguments.out or runs.numbered(arguments.task), report=report, **options)

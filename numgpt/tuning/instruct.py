@@ -12,6 +12,7 @@ from numgpt.tuning.talk import answer
 from numgpt.tuning.tuned import Tuned
 
 SHOWN = 5  # answers below the last line of a run
+TURNS = 4  # sets the generator of what is a conversation apart from others
 NUMBERS = 1 << 24  # scores that an evaluation holds at once
 
 
@@ -36,9 +37,19 @@ class Instructed(Tuned):
 
 
 class InstructData(ExampleData):
-    """Prompts and responses, packed."""
+    """Prompts and responses, packed.
+
+    turns   the share of rows, drawn anew for each step, whose examples do see each other, as the turns of one conversation:
+            what numgpt chat remembers looks like that, and places behind the longest example are met nowhere else
+    """
 
     forms = (("exact", "{:.1%} exact"), ("perplexity", "perplexity {:.2f}"))
+
+    def __init__(self, *parts, turns: float = 0.0, **more):
+        if not 0 <= turns <= 1:
+            raise ValueError(f"turns is a share of rows, from 0 to 1; got {turns}")
+        super().__init__(*parts, **more)
+        self.turns = turns
 
     def prepare(self, settings, n_ctx):
         T, longest = settings.tokens or n_ctx, max(self.train.T, self.kept.T)
@@ -46,7 +57,7 @@ class InstructData(ExampleData):
             raise ValueError(f"rows of {T} tokens do not fit into the model's context of {n_ctx}")
         if T < longest:
             raise ValueError(f"rows of {T} tokens have no room for the longest example, which has {longest}: say --tokens {longest} or more")
-        self.B, self.T = settings.batch, T
+        self.B, self.T, self.seed = settings.batch, T, settings.seed
         self.rows, self.kept_rows = packed(self.train, T), packed(self.kept, T)
         self.dealt = deal(len(self.rows), self.B, seed=settings.seed)
 
@@ -58,7 +69,10 @@ class InstructData(ExampleData):
         return rows.ids[which], rows.targets[which], rows.segments[which]
 
     def batch(self, step):
-        return self.taken(self.rows, self.dealt(step))
+        ids, targets, segments = self.taken(self.rows, self.dealt(step))
+        if self.turns:
+            segments[np.random.default_rng((self.seed, step, TURNS)).random(self.B) < self.turns] = 0
+        return ids, targets, segments
 
     def held_out(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         for start in range(0, len(self.kept_rows), self.B):
@@ -83,7 +97,7 @@ class InstructData(ExampleData):
         lines = []
         for (ids,), (begin,) in list(zip(self.kept.ids, self.kept.begins))[:SHOWN]:
             text = [self.template.text(part, self.tokenizer) for part in (ids[1:begin - 1], ids[begin:])]
-            said = answer(trainer.model, self.template, self.tokenizer, ids[:begin].tolist(), len(ids) - begin, temperature=0)
+            said = answer(trainer.model, self.template, self.tokenizer, ids[:begin].tolist(), len(ids) - begin)
             lines.append(f"{text[0]} -> {said}" + ("" if said == text[1] else f"   (right: {text[1]})"))
         return "\n".join(lines)
 

@@ -31,7 +31,7 @@ class Drawn:
     n: int
     n_held_out: int
     config: dict
-    settings: dict
+    settings: dict  # of the run, and the stage's own options
     distinct: bool = True  # no question twice
 
 
@@ -43,8 +43,8 @@ class Stage:
     kind       of its examples
     model      (gpt, data, **options) -> what is trained; options are those that the stage has
     data       (train, kept, template, tokenizer, labels=, bad=) -> what it reads
-    options    the names of its own options, and their defaults
-    of_data    those of them that its data take, and not its model
+    options    the names of its model's own options, and their defaults
+    reads      the same for its data
     drawn      what is drawn for it where there are no files
     settings   of a run on somebody's examples: what GPT-1's paper found to do for most tasks
     room       for how many of the longest example the context of a model from nothing has room
@@ -56,9 +56,14 @@ class Stage:
     data: Callable[..., Data]
     options: dict
     drawn: Drawn | None = None
-    of_data: tuple[str, ...] = ()
     settings: dict = field(default_factory=lambda: GPT1)
+    reads: dict = field(default_factory=dict)
     room: int = 1
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The names of all options that it has beside those of any training."""
+        return (*self.options, *self.reads)
 
 
 def _classifier(gpt: GPT, data: ClassifyData, *, lm_weight: float, rng) -> Classifier:
@@ -82,7 +87,8 @@ def _policy(gpt: GPT, data: DPOData, *, rng, **options) -> DPOModel:
 
 
 BRACKETS = Drawn("brackets", 20_000, 2000, dict(n_layer=4, n_head=4, n_embd=64, std=0.1), {**SMALL, "steps": 2500})
-WORDS = Drawn("instruct", 20_000, 1000, dict(n_layer=4, n_head=4, n_embd=64, std=0.1), {**SMALL, "batch": 32, "steps": 2500}, distinct=False)
+WORDS = Drawn("instruct", 20_000, 1000, dict(n_layer=4, n_head=4, n_embd=64, std=0.1),
+              {**SMALL, "batch": 32, "lr": 4e-3, "min_lr": 4e-4, "steps": 1500, "turns": 0.25}, distinct=False)
 SHORTER_REWARD = Drawn("shorter", 4000, 500, WORDS.config, {**SMALL, "lr": 5e-4, "min_lr": 5e-5, "steps": 200, "warmup": 20, "eval_every": 50})
 SHORTER_DPO = Drawn("shorter", 4000, 500, WORDS.config, {**SMALL, "lr": 1e-4, "min_lr": 1e-5, "steps": 100, "warmup": 10, "weight_decay": 0.0,
                                                          "eval_every": 10})
@@ -90,8 +96,8 @@ SHORTER_DPO = Drawn("shorter", 4000, 500, WORDS.config, {**SMALL, "lr": 1e-4, "m
 STAGES = {
     "classify": _classifying("classify", drawn=BRACKETS),
     **{kind: _classifying(kind) for kind in ("pairs", "similarity", "choice")},
-    "instruct": Stage("finetune", "instruct", _instructed, InstructData, {}, drawn=WORDS, room=4),
+    "instruct": Stage("finetune", "instruct", _instructed, InstructData, {}, drawn=WORDS, reads={"turns": 0.0}, room=4),
     "reward": Stage("align", "preference", _reward_model, RewardData, {}, drawn=SHORTER_REWARD, settings=INSTRUCT_GPT),
-    "dpo": Stage("align", "preference", _policy, DPOData, {"beta": 0.1, "smoothing": 0.0, "max_kl": None}, drawn=SHORTER_DPO,
-                 of_data=("max_kl",), settings=DPO_PAPER),
+    "dpo": Stage("align", "preference", _policy, DPOData, {"beta": 0.1, "smoothing": 0.0}, drawn=SHORTER_DPO, reads={"max_kl": None},
+                 settings=DPO_PAPER),
 }

@@ -65,11 +65,12 @@ def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, hel
         raise ValueError(f"{drawn!r} is not drawn beside files" if paths else f"{drawn!r} is nothing that is drawn for {stage}")
     if validation is not None and not paths:
         raise ValueError("what is drawn has held-out examples of its own: --validation goes with a file to train on")
-    options = {name: settings.pop(name, default) for name, default in what.options.items()}
-    chosen = Settings.of(what.drawn.settings if not paths else what.settings if base is not None else FRESH_SETTINGS, **settings)
+    usual = dict(what.drawn.settings if not paths else what.settings if base is not None else FRESH_SETTINGS)
+    options, reads = ({name: settings.pop(name, usual.pop(name, default)) for name, default in of.items()} for of in (what.options, what.reads))
+    chosen = Settings.of(usual, **settings)
     source = {"stage": stage, "command": what.command, "files": [str(Path(path).resolve()) for path in paths],
               "validation": validation and str(Path(validation).resolve()), "held_out": held_out, "skip_bad": skip_bad, "truncate": truncate,
-              "drawn": drawn, "options": {name: options.pop(name) for name in what.of_data}}
+              "drawn": drawn, "reads": reads}
     gpt, tokenizer, own = _base(base, tokenizer, what, source, dtype, recompute, chosen.seed)
     source["known"] = own is not None and own.fits(what.kind)  # the template's tokens
     template = Template(what.kind, own.n_base if source["known"] else gpt.config.n_vocab)
@@ -89,8 +90,8 @@ def read(source: dict, tokenizer, n_base: int, n_ctx: int, *, labels: Sequence |
     bad = parts[0].bad
     if parts[1].bad is not bad:
         bad.join(parts[1].bad)
-    data = what.data(train, kept, template, tokenizer, labels=parts[0].labels, bad=bad, **source["options"])
-    data.drawn = None if source["files"] else what.drawn.name
+    data = what.data(train, kept, template, tokenizer, labels=parts[0].labels, bad=bad, **source["reads"])
+    data.drawn = None if source["files"] else source["drawn"] or what.drawn.name
     return data
 
 
