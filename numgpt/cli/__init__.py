@@ -10,8 +10,8 @@ from importlib import import_module
 
 from numgpt import __version__
 
-COMMANDS = ("train", "finetune", "align", "sample", "score", "attention", "plot", "plan", "tokenize", "convert", "gradcheck", "trace", "compare", "diagnose",
-            "audit", "explain", "exercise", "ablate")
+COMMANDS = ("train", "finetune", "classify", "chat", "align", "sample", "score", "attention", "plot", "plan", "tokenize", "convert",
+            "gradcheck", "trace", "compare", "diagnose", "audit", "explain", "exercise", "ablate")
 VERDICTS = ("gradcheck", "compare", "diagnose", "audit", "explain", "exercise")  # whose exit status tells what they found
 
 
