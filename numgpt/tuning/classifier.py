@@ -6,6 +6,7 @@ import numpy as np
 
 from numgpt.layers import ClassHead, ScoreHead, SimilarityHead, SoftmaxCrossEntropy
 from numgpt.layers.inputs import IGNORE
+from numgpt.layers.ops import softmax
 from numgpt.model import GPT
 from numgpt.tuning.template import Template
 from numgpt.tuning.tuned import Tuned, in_rows, nobody
@@ -81,6 +82,10 @@ class Classifier(Tuned):
     def scores(self, ids, last) -> np.ndarray:
         """(B, K): of each class, or of each choice, before the softmax."""
         return self._scores(self.body(in_rows(ids)), ids, last)
+
+    def probabilities(self, ids, last) -> np.ndarray:
+        """(B, K): of each class, or of each choice, and 0 where there is no such choice."""
+        return softmax(self.scores(ids, last))
 
     def _scores(self, x, ids, last, rng=None):
         return self.task(x.reshape(*np.shape(ids), -1), last, rng=rng)

@@ -7,6 +7,8 @@ import numpy as np
 
 from numgpt.tuning.lines import shown
 
+LONGEST = 20  # characters of a label in a table
+
 
 @dataclass(frozen=True)
 class Confusion:
@@ -15,6 +17,7 @@ class Confusion:
     accuracy    diagonal / all
     precision   of what is taken for a class, the share that is of it: diagonal / column
     recall      of what is of a class, the share that is taken for it: diagonal / row
+    f1          the two in one number
     """
 
     labels: tuple
@@ -41,19 +44,62 @@ class Confusion:
         """(K,); nan of a class that nothing is of."""
         return _shares(self.counts, 1)
 
+    @property
+    def f1(self) -> np.ndarray:
+        """(K,) the harmonic mean of precision and recall: 2 diagonal / (row + column); nan of a class that is nowhere."""
+        return _shares(self.counts, 0, 1)
+
+    @property
+    def macro_f1(self) -> float:
+        """The mean of the classes' F1, each counting alike, however rare; of those that there are."""
+        return float(np.nanmean(self.f1))
+
+    def table(self, columns: int = 100) -> str:
+        """Of each class, what it was taken for, in so many columns; where these are too few, the numbers of each class alone."""
+        matrix = "\n".join(_aligned(self._matrix()))
+        if max(map(len, matrix.split("\n"))) > columns:
+            matrix = "\n".join(_aligned(self._classes()))
+        return f"{matrix}\naccuracy {_percent(self.accuracy)}, macro-F1 {self.macro_f1:.3f}"
+
     def __str__(self):
-        names = [shown(label) for label in self.labels]
-        head = ["is \\ taken for", *names, "recall"]
-        lines = [[name, *map(str, row), _percent(recall)] for name, row, recall in zip(names, self.counts, self.recall)]
-        lines.append(["precision", *map(_percent, self.precision), _percent(self.accuracy)])
-        widths = [max(map(len, column)) for column in zip(head, *lines)]
-        return "\n".join("  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:]))]).rstrip()
-                         for line in (head, *lines))
+        return self.table()
+
+    def to_dict(self) -> dict:
+        """In numbers that JSON can say; None for a share of nothing."""
+        shares = {name: [None if np.isnan(share) else float(share) for share in getattr(self, name)] for name in ("precision", "recall", "f1")}
+        return {"n": int(self.counts.sum()), "accuracy": self.accuracy, "macro_f1": self.macro_f1, "labels": list(self.labels),
+                "counts": self.counts.tolist(), **shares}
+
+    def _matrix(self) -> list[list[str]]:
+        names = [*map(_name, self.labels)]
+        lines = [[name, *map(str, row), _percent(recall)] for name, row, recall in zip(names, self.counts.tolist(), self.recall)]
+        return [["is \\ taken for", *names, "recall"], *lines, ["precision", *map(_percent, self.precision), ""]]
+
+    def _classes(self) -> list[list[str]]:
+        """A line a class; the most frequent mistake says what it is confused with."""
+        wrong = self.counts - np.diag(np.diag(self.counts))
+        lines = [["is", "examples", "precision", "recall", "mostly mistaken for"]]
+        for i, (label, row) in enumerate(zip(self.labels, wrong)):
+            worst = f"{_name(self.labels[row.argmax()])} ({row.max()})" if row.any() else "-"
+            lines.append([_name(label), str(self.counts[i].sum()), _percent(self.precision[i]), _percent(self.recall[i]), worst])
+        return lines
 
 
-def _shares(counts: np.ndarray, axis: int) -> np.ndarray:
-    whole = counts.sum(axis)
-    return np.divide(np.diag(counts), whole, out=np.full(len(counts), np.nan), where=whole > 0)
+def _name(label) -> str:
+    text = shown(label)
+    return text if len(text) <= LONGEST else text[:LONGEST - 3] + "..."
+
+
+def _aligned(lines: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return ["  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))]).rstrip()
+            for line in lines]
+
+
+def _shares(counts: np.ndarray, *axes: int) -> np.ndarray:
+    """The diagonal, as often as there are axes, over the sums along them."""
+    whole = sum(counts.sum(axis) for axis in axes)
+    return np.divide(len(axes) * np.diag(counts), whole, out=np.full(len(counts), np.nan), where=whole > 0)
 
 
 def _percent(share: float) -> str:

@@ -98,7 +98,7 @@ def read(paths, kind: str, *, labels: Sequence[Label] | None = None, skip_bad: b
             try:
                 item = parse(line, kind, answers=answers)
                 if kind in LABELLED and item.label is not None:
-                    _belongs(item.label, labels, next((other.label for other in items if other.label is not None), item.label))
+                    belongs(item.label, labels, next((other.label for other in items if other.label is not None), item.label))
             except Bad as error:
                 here.add(origin, error)
                 continue
@@ -152,7 +152,7 @@ def _lines(path) -> Iterator[tuple[Origin, bytes]]:
             yield Origin(str(path), number), line.removesuffix(b"\r")
 
 
-def _belongs(label: Label, labels: tuple[Label, ...] | None, first: Label) -> None:
+def belongs(label: Label, labels: tuple[Label, ...] | None, first: Label) -> None:
     """Bad, unless it is one of the labels, or, if none are given, of the first one's type: "1" beside 1 is a slip."""
     if labels is None:
         if type(label) is not type(first):

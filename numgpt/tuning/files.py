@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from numgpt import adapted, safetensors
+from numgpt import adapted, formats, safetensors
 from numgpt.files import FormatError, names_once
 from numgpt.formats import BEST, kind_of
 from numgpt.model import GPT, TASK
@@ -17,10 +17,13 @@ from numgpt.tuning.tuned import Tuned
 CLASSES: dict[str, type[Tuned]] = {**dict.fromkeys(HEADS, Classifier), "instruct": Instructed, "reward": RewardModel, "dpo": DPOModel}
 
 
-def load(path, *, recompute: bool = False) -> GPT:
-    """The model in a file, of the kind that it was tuned to; a GPT, if to none."""
-    about = tuned_to(path)
-    gpt = GPT.load(path, recompute=recompute)
+def load(path, *, dtype=None, recompute: bool = False) -> GPT:
+    """The model at a path that formats.load takes, of the kind that it was tuned to; a GPT, if to none."""
+    kind, path = kind_of(path), Path(path)
+    if kind == "run":
+        kind, path = "numgpt", path / BEST
+    about = tuned_to(path) if kind == "numgpt" else None
+    gpt = formats.load(path, dtype=dtype, recompute=recompute)
     if about is None:
         return gpt
     try:

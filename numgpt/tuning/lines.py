@@ -97,10 +97,7 @@ def parse(line: bytes, kind: str, *, answers: bool = True):
 
 
 def _object(line: bytes, kind: str) -> dict:
-    try:
-        text = line.decode()
-    except UnicodeDecodeError as error:
-        raise Bad("not UTF-8", f"byte {error.start + 1} of the line, {line[error.start]:#04x}, is not UTF-8: convert the file") from None
+    text = decoded(line)
     try:
         content = json.loads(text, object_pairs_hook=names_once, parse_constant=_refused)
     except FormatError as error:
@@ -114,6 +111,13 @@ def _object(line: bytes, kind: str) -> dict:
         return unicode(content)
     except FormatError as error:
         raise Bad("not Unicode", f"{error}") from None
+
+
+def decoded(line: bytes) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        raise Bad("not UTF-8", f"byte {error.start + 1} of the line, {line[error.start]:#04x}, is not UTF-8: convert the file") from None
 
 
 def _text(item, name: str, kind: str) -> str:
