@@ -133,6 +133,9 @@ def test_byte_order_mark_line_ends_blank_lines_and_a_missing_newline_change_noth
     for content in (a + b"\n" + b, b"\xef\xbb\xbf" + a + b"\n" + b, a + b"\r\n" + b + b"\r\n"):
         (tmp_path / "other").write_bytes(content)
         assert read(tmp_path / "other", "classify").items == plain.items
+    (tmp_path / "other").write_bytes(a + b"\r\nwrong\r\n")
+    with pytest.raises(FormatError, match="line 2: not JSON, .*; got 'wrong': "):
+        read(tmp_path / "other", "classify")
     (tmp_path / "other").write_bytes(b"\n\r\n" + a + b"\n \t\n" + b)
     spaced = read(tmp_path / "other", "classify")
     assert spaced.items == plain.items and [origin.line for origin in spaced.origins] == [3, 5] and len(spaced.bad) == 0

@@ -6,6 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from numgpt.training.data import is_held_out
 from numgpt.tuning import synthetic
 from numgpt.tuning.examples import read, write
 from numgpt.tuning.synthetic import ALPHABET, KIND, LONG, TOKENIZER, answer, balanced, draw, right
@@ -39,19 +40,19 @@ def test_counting_brackets_does_not_tell_and_nor_do_lengths_or_the_ends():
     assert ends > 0.7
 
 
+def question(name: str, item) -> str:
+    """What is asked, in whatever words, and whichever of two numbers to be added comes first."""
+    if name == "brackets":
+        return item.text
+    numbers = [*map(int, re.findall(r"\d+", item.prompt))]
+    return " ".join(["sort", *map(str, numbers)] if len(numbers) > 2 else ["add", *map(str, sorted(numbers))])
+
+
 @pytest.mark.parametrize("name", KIND)
 def test_no_question_is_drawn_twice_and_none_is_both_trained_on_and_held_out(name):
-    def asked(n, seed, held_out):
-        found = []
-        for item in draw(name, n, seed, held_out=held_out).items:
-            if name == "brackets":
-                found.append(item.text)
-            else:  # in whatever words, and whichever of two numbers comes first
-                numbers = re.findall(r"\d+", item.prompt)
-                found.append(" ".join(numbers if len(numbers) > 2 else sorted(numbers)))
-        return found
-    trained, held = asked(700, 0, False), asked(100, 1, True)
-    assert len(set(trained)) == 700 and len(set(held)) == 100 and not set(trained) & set(held)
+    trained, held = ([question(name, item) for item in draw(name, n, 0, held_out=out).items] for n, out in ((700, False), (100, True)))
+    assert len(set(trained)) == 700 and len(set(held)) == 100
+    assert not any(map(is_held_out, trained)) and all(map(is_held_out, held))  # by the question alone, so there is none in both
 
 
 @pytest.mark.parametrize("name", KIND)

@@ -73,7 +73,9 @@ def balanced(text: str) -> bool:
 def _bracketed(rng: np.random.Generator) -> tuple[str, Text]:
     text = _balanced(rng, 2 * int(rng.integers(LENGTHS[0] // 2, LENGTHS[1] // 2 + 1)))
     label = LABELS[int(rng.integers(2))]
-    return text, Text(text if label == "balanced" else _broken(text, rng), label)
+    if label == "unbalanced":
+        text = _broken(text, rng)
+    return text, Text(text, label)
 
 
 def _balanced(rng: np.random.Generator, n: int) -> str:
