@@ -15,8 +15,8 @@ PAD = 0  # any id would do: no row looks to its right, and no loss looks at what
 
 
 class Batch(NamedTuple):
-    """Rows of one length T. The shapes are (B, ...) with one sequence an example, (B, 2, ...) for both orders of similarity and
-    for chosen and rejected, (B, n, ...) for n choices."""
+    """Rows of one length T. The shapes are (B, ...) with one sequence an example, (B, 2, ...) for both orders of similarity
+    and for chosen and rejected, (B, n, ...) for n choices."""
     ids: np.ndarray      # (..., T), PAD after the last
     last: np.ndarray     # (...), the place of the last real token; -1 where there is no such choice
     targets: np.ndarray  # (..., T), the token after each, IGNORE where it does not count
@@ -75,8 +75,8 @@ def encode(examples: Examples, template: Template, tokenizer, n_ctx: int, *, tru
         raise ValueError(f"examples of {examples.kind} cannot be written with the tokens of {template.kind}: "
                          f"{', '.join(template.special)}")
     if tokenizer.n_vocab > template.n_base:
-        raise ValueError(f"the tokenizer has {tokenizer.n_vocab} tokens, and the template's special ones begin at {template.n_base}: "
-                         "they would be taken for text")
+        raise ValueError(f"the tokenizer has {tokenizer.n_vocab} tokens, and the template's special ones begin at "
+                         f"{template.n_base}: they would be taken for text")
     bad = examples.bad if bad is None else bad
     ids, begins, kept, before = [], [], [], len(bad)
     for i, (item, origin) in enumerate(zip(examples.items, examples.origins, strict=True)):

@@ -41,7 +41,8 @@ def pack(sequences: Sequence[np.ndarray], begins: Sequence[int], n_ctx: int) -> 
     if len(begins) != len(sequences) or any(not 1 <= begin <= n for begin, n in zip(begins, lengths)):
         raise ValueError("begins has for each sequence the place of its first target, from 1 to its length")
     places, n_rows = _places(lengths, n_ctx)
-    ids, targets, segments = np.full((n_rows, n_ctx), PAD), np.full((n_rows, n_ctx), IGNORE), np.zeros((n_rows, n_ctx), np.int64)
+    ids, targets = np.full((n_rows, n_ctx), PAD), np.full((n_rows, n_ctx), IGNORE)
+    segments = np.zeros((n_rows, n_ctx), np.int64)
     for sequence, begin, (row, start) in zip(sequences, begins, places.tolist(), strict=True):
         stop = start + len(sequence)
         ids[row, start:stop] = sequence

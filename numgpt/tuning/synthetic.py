@@ -50,7 +50,8 @@ def draw(name: str, n: int, seed, *, held_out: bool = False, distinct: bool = Tr
         if is_held_out(question) != held_out or key in found:
             misses += 1
             if misses == PATIENCE:
-                raise ValueError(f"there are no {n} different questions of {name}: {len(found)} were found; draw fewer, or distinct=False")
+                raise ValueError(f"there are no {n} different questions of {name}: {len(found)} were found; draw fewer, "
+                                 "or distinct=False")
             continue
         found[key], misses = item, 0
     origins = [Origin(f"{name} (drawn)", i) for i in range(1, n + 1)]
@@ -92,7 +93,7 @@ def _balanced(rng: np.random.Generator, n: int) -> str:
 
 
 def _broken(text: str, rng: np.random.Generator) -> str:
-    """Two brackets swapped (as often as not), or one put in another's place, or one of another kind, opening or closing as it was."""
+    """Two brackets swapped (as often as not), or one put in another's place, or one of another kind."""
     way, broken = int(rng.integers(4)), text
     while balanced(broken):
         letters = list(text)
@@ -135,7 +136,8 @@ def answer(prompt: str) -> str:
             return " ".join(sorted(asked[1].split(), key=int))
         if asked:
             return str(int(asked[1]) + int(asked[2]))
-    raise ValueError(f"a prompt is worded like {WORDED['sort'][0].format('3 1 2')!r} or {WORDED['add'][1].format(12, 30)!r}; got {short(prompt)}")
+    raise ValueError(f"a prompt is worded like {WORDED['sort'][0].format('3 1 2')!r} or "
+                     f"{WORDED['add'][1].format(12, 30)!r}; got {short(prompt)}")
 
 
 def right(prompt: str, response: str) -> bool:

@@ -56,8 +56,8 @@ class Template:
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"this is no template of a tuned model: {error!r}; got {short(content)}") from None
         if content != template.to_dict():
-            raise FormatError(f"a template of {template.kind} over {template.n_base} ids has the special tokens {template.special}; "
-                              f"got {short(content.get('special'))}")
+            raise FormatError(f"a template of {template.kind} over {template.n_base} ids has the special tokens "
+                              f"{template.special}; got {short(content.get('special'))}")
         return template
 
     def fits(self, kind: str) -> bool:
@@ -96,7 +96,8 @@ class Template:
         try:
             ids = tokenizer.encode(text)
         except ValueError as error:
-            raise Bad("not of the vocabulary", f"{short(text)}: {str(error).partition(': encode with replace=True')[0]}") from None
+            sentence = str(error).partition(": encode with replace=True")[0]  # of characters; there is no such option here
+            raise Bad("not of the vocabulary", f"{short(text)}: {sentence}") from None
         if not ids:
             raise Bad("an empty text", f"{short(text)} has no tokens")
         return ids
@@ -114,14 +115,15 @@ class Template:
         if len(ids) > n_ctx:
             raise ValueError(f"a prompt of {len(ids) - 2} tokens does not fit: it may have {n_ctx - 2}")
         for number, (asked, answered) in enumerate(reversed(turns)):
-            turn = [special["user"], *tokenizer.encode(asked), special["assistant"], *tokenizer.encode(answered), special["end"]]
+            turn = [special["user"], *tokenizer.encode(asked), special["assistant"], *tokenizer.encode(answered),
+                    special["end"]]
             if len(turn) + len(ids) > n_ctx:
                 return ids, len(turns) - number
             ids = turn + ids
         return ids, 0
 
     def text(self, ids: Iterable[int], tokenizer) -> str:
-        """What a response says: up to <end>, without special tokens and those that the base model has beyond its tokenizer's."""
+        """What a response says: up to <end>, without special tokens and those that only the base model has."""
         kept = []
         for i in ids:
             if i == self.special.get("end"):
@@ -132,15 +134,16 @@ class Template:
 
 
 def _cut(texts: list[list[int]], n_special: int, *, n_ctx: int, truncate: bool, response: int = 0) -> list[list[int]]:
-    """The ids of texts that have room together, beside n_special tokens and a response with its <end>; of each one at least."""
+    """The ids of texts that have room together beside n_special tokens and a response with its <end>; at least one of each."""
     total, room = sum(map(len, texts)), n_ctx - n_special - response
     if total <= room:
         return texts
     if not truncate or room < len(texts):
         parts = [*map(len, texts), *([response - 1] if response else [])]
         special = n_special + (response > 0)
-        raise Bad("longer than the context", f"{sum(parts) + special} tokens ({' and '.join(map(str, parts))}, and {special} special ones), "
-                  f"where {n_ctx} have room: shorten it" + ("" if truncate else ", have it cut (--truncate)")
+        lengths = " and ".join(map(str, parts))
+        raise Bad("longer than the context", f"{sum(parts) + special} tokens ({lengths}, and {special} special ones), where "
+                  f"{n_ctx} have room: shorten it" + ("" if truncate else ", have it cut (--truncate)")
                   + " or take a model with a longer context")
     if len(texts) == 1:
         return [texts[0][:room]]
