@@ -28,6 +28,7 @@ PAIRS = {"(": ")", "[": "]", "{": "}"}
 LENGTHS = (8, 24)  # of a string of brackets; of the shorter ones there are too few
 WORDED = {"sort": ("sort {}", "put {} in order", "what is {} in order?"),
           "add": ("add {} and {}", "what is {} plus {}?", "how much is {} and {}?")}
+ADDED = 50  # numbers below it are added
 LONG = "the answer is "
 PATIENCE = 10_000  # so many draws in a row that bring nothing new: all but a few in a hundred have been found
 _FORMS = [(task, re.compile(re.escape(form).replace(r"\{\}", r"(\d+(?: \d+)+)" if task == "sort" else r"(\d+)")))
@@ -117,7 +118,7 @@ def _instruction(name: str, rng: np.random.Generator) -> tuple[str, Instruction 
         numbers = rng.integers(0, 10, int(rng.integers(3, 5))).tolist()
         prompt = wording.format(" ".join(map(str, numbers)))
     else:
-        numbers = rng.integers(0, 50, 2).tolist()
+        numbers = rng.integers(0, ADDED, 2).tolist()
         prompt = wording.format(*numbers)
         numbers.sort()  # 12 and 30 is the same question as 30 and 12
     response = answer(prompt)
