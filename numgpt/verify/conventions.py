@@ -122,7 +122,7 @@ def _ends() -> Iterator[Convention]:
         Edit(POSITIONS + ".backward", "self.table.grad[:T]", "self.table.grad[1:T + 1]")))
     yield Convention("embeddings-scaled", "embeddings are multiplied by sqrt(C)", edits=(
         Edit(TABLE + ".forward", "self.table.value[ids]", "self.table.value[ids] * self.table.shape[1] ** 0.5"),
-        Edit(TABLE + ".backward", "if ids.size == 0:", "dy = dy * self.table.shape[1] ** 0.5\n    if ids.size == 0:")))
+        Edit(TABLE + ".backward", "if ids.size == 0 or", "dy = dy * self.table.shape[1] ** 0.5\n    if ids.size == 0 or")))
     own = "layers.loss.counted", "own = int((targets != IGNORE).sum())"
     yield Convention("mean-over-sequences", "the sum of the losses is divided by the number of sequences", edits=(
         Edit(*own, "own = len(targets) if targets.ndim > 1 else 1"),))
