@@ -45,7 +45,7 @@ def alone(model, *sequences):
     x = [model.body(np.array([ids]))[0, -1] for ids in encoded]  # each in a batch of its own, without padding
     head = model.task.linear
     if model.labels is None:
-        scores = np.array([(row @ head.weight.value + head.bias.value).item() for row in x])
+        scores = np.array([(row @ head.weight.value).item() for row in x])
     else:
         scores = sum(x) @ head.weight.value + head.bias.value
     e = np.exp(scores - scores.max())

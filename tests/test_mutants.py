@@ -13,8 +13,9 @@ import test_optim
 import test_shards
 from test_policy import written_out
 
+from numgpt.flat import Flat
 from numgpt.gradcheck import check
-from numgpt.layers import CausalAttention, LayerNorm
+from numgpt.layers import CausalAttention, Layer, LayerNorm
 from numgpt.layers.ops import softmax, softmax_backward
 from numgpt.training.optim import SGD, AdamW, clip
 from numgpt.training.shards import Shards
@@ -25,20 +26,30 @@ from stages import later
 LEAKS = {"mask-off-by-one", "mask-finite"}
 
 
+class AsLayer(Layer):
+    """A whole model, whose backward takes the gradient of its loss last, as a layer."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def forward(self, *batch, **options):
+        return self.model.forward(*batch, **options)
+
+    def backward(self, dloss, saved):
+        return self.model.backward(saved, dloss)
+
+
 def caught(slug: str | mutants.Form, case_name: str, factor: float = 1.0, **options):
     case = cases.make(case_name, seed=3)
     if case.backward is None:
-        case.target = cases.Scaled(case.target, factor)
+        case.target = cases.Scaled(AsLayer(case.target) if isinstance(case.target, Flat) else case.target, factor)
     inputs, case_options = case.arguments()
     with mutants.apply(slug):
         return check(*inputs, **case_options, **options)
 
 
-# Of tuning, the same: what forward has too. test_heads.py, test_preference.py, test_segments.py and test_lora.py tell them by
-# their values, and those of PPO are told below.
-BY_VALUE = {"choice-missing-scores", "pairs-turned", "ppo-max", "value-min", "value-clip-returns", "kl-score-each",
-            "packed-together", "packed-border", "packed-places-go-on", "lora-alpha-alone", "lora-base-trained",
-            "lora-both-zero"}
+# Of tuning, the same: what forward has too. The tests of what is tuned tell them by their values.
+BY_VALUE = {"choice-missing-scores", "pairs-turned", "ppo-max", "value-min", "value-clip-returns", "kl-score-each", "packed-together", "packed-border", "packed-places-go-on", "lora-alpha-alone", "lora-base-trained", "lora-both-zero", "classifier-padding", "classifier-count"}
 
 SHOWN = [(slug, case_name) for slug in sorted({*mutants.names("gradient"), *mutants.names("tuning")} - LEAKS - BY_VALUE)
          for case_name in mutants.CATALOGUE[slug].shows]
@@ -124,7 +135,8 @@ def test_the_catalogue_has_each_mistake_once():
 def cases_of(slug):
     """The cases of the layer that has the mistake."""
     whose = f"numgpt.{mutants.CATALOGUE[slug].where.rpartition('.')[0]}"  # a class's, or a module's if it is in a function
-    for name in (name for name in cases.names() if name.startswith("packed-") == slug.startswith("packed-")):
+    names = (*cases.names(), *cases.tuned())
+    for name in (name for name in names if name.startswith("packed-") == slug.startswith("packed-")):
         target = cases.make(name).target
         layers = [target, *(layer for _, layer in getattr(target, "named_layers", dict)())]
         if any(whose in (type(layer).__module__, f"{type(layer).__module__}.{type(layer).__name__}") for layer in layers):
@@ -134,7 +146,7 @@ def cases_of(slug):
 def test_every_mistake_of_tuning_names_a_case_that_shows_it_or_has_a_test_of_values():
     for slug in mutants.names("tuning"):
         assert bool(mutants.CATALOGUE[slug].shows) == (slug not in BY_VALUE), slug
-        assert set(mutants.CATALOGUE[slug].shows) <= set(cases.names())
+        assert set(mutants.CATALOGUE[slug].shows) <= {*cases.names(), *cases.tuned()}
 
 
 @pytest.mark.verify
@@ -174,10 +186,11 @@ def numbers_of(slug):
     """Outputs and gradients in the cases of its layer."""
     found = []
     for case in (cases.make(name, seed=3) for name in cases_of(slug)):
-        y, saved = case.target.forward(*case.inputs, **case.options)
+        layer = AsLayer(case.target) if isinstance(case.target, Flat) else case.target
+        y, saved = layer.forward(*case.inputs, **case.options)
         dy = np.random.default_rng(1).standard_normal(y.shape) if np.ndim(y) else 0.7
-        dx = case.target.backward(dy, saved)
-        found += [np.where(np.isfinite(y), y, 0), *(dx if isinstance(dx, tuple) else (dx,))]
+        dx = layer.backward(dy, saved)
+        found += [np.where(np.isfinite(y), y, 0), *(d for d in (dx if isinstance(dx, tuple) else (dx,)) if d is not None)]
         found += [param.grad for param in case.target.params()]
     return np.concatenate([np.ravel(one) for one in found])
 

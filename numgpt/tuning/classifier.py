@@ -44,8 +44,12 @@ class Classifier(Tuned):
             raise ValueError(f"lm_weight must be 0 or above; got {lm_weight}")
         self.labels, self.lm_weight = labels and tuple(labels), float(lm_weight)
         self.cross_entropy = SoftmaxCrossEntropy()
-        sizes = [gpt.config.n_embd, *([] if labels is None else [len(labels)])]
-        super().__init__(gpt, template, HEADS[template.kind](*sizes, dropout=dropout, std=gpt.config.std, rng=rng, dtype=gpt.values.dtype))
+        options = dict(dropout=dropout, std=gpt.config.std, rng=rng, dtype=gpt.values.dtype)
+        if labels is None:  # one number added to each choice's score changes nothing, so there is no bias to learn
+            head = ScoreHead(gpt.config.n_embd, bias=False, **options)
+        else:
+            head = HEADS[template.kind](gpt.config.n_embd, len(labels), **options)
+        super().__init__(gpt, template, head)
 
     def about(self):
         return {**super().about(), "labels": self.labels, "lm_weight": self.lm_weight, "dropout": self.task.dropout.p}

@@ -14,16 +14,21 @@ import numpy as np
 
 from numgpt.config import PRESETS, GPTConfig
 from numgpt.model import GPT
-from numgpt.verify.cases import layers, lora, packing, policy, preference
+from numgpt.verify.cases import classifier, layers, lora, packing, policy, preference
 from numgpt.verify.cases.frame import Case, Scaled, Sizes, activations_of, ids_of, order_one, targets_of  # noqa: F401
 
-BUILDERS: dict[str, Callable] = {**layers.BUILDERS, **preference.BUILDERS, **policy.BUILDERS, **packing.BUILDERS,
-                                 **lora.BUILDERS}
+BUILDERS: dict[str, Callable] = {**layers.BUILDERS, **preference.BUILDERS, **policy.BUILDERS, **packing.BUILDERS, **lora.BUILDERS}
+TUNED: dict[str, Callable] = {**classifier.BUILDERS}
 
 
 def names() -> list[str]:
     """The layers."""
     return list(BUILDERS)
+
+
+def tuned() -> list[str]:
+    """What fine-tuning makes of a GPT: whole models, with their losses."""
+    return list(TUNED)
 
 
 def models() -> dict[str, GPTConfig]:
@@ -35,7 +40,7 @@ def models() -> dict[str, GPTConfig]:
 
 def make(name: str, seed: int = 0, sizes: Sizes = Sizes()) -> Case:
     """The case of that name, with weights and inputs drawn from the seed."""
-    build = BUILDERS[name] if name in BUILDERS else _model(models()[name])
+    build = {**BUILDERS, **TUNED}.get(name) or _model(models()[name])
     case = build(np.random.default_rng(seed), sizes)
     case.name = name
     return case

@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import CodeType, FunctionType
 
-from numgpt.verify.mutants import attention, lora, packing, policy, preference, variants  # noqa: F401  (they add to the catalogue)
+from numgpt.verify.mutants import (  # noqa: F401  (they add to the catalogue)
+    attention, classifier, lora, packing, policy, preference, variants)
 from numgpt.verify.mutants.catalogue import CATALOGUE, Edit, Form, Mutant  # noqa: F401
 
 
