@@ -49,7 +49,7 @@ def caught(slug: str | mutants.Form, case_name: str, factor: float = 1.0, **opti
 
 
 # Of tuning, the same: what forward has too. The tests of what is tuned tell them by their values.
-BY_VALUE = {"choice-missing-scores", "pairs-turned", "ppo-max", "value-min", "value-clip-returns", "kl-score-each", "packed-together", "packed-border", "packed-places-go-on", "lora-alpha-alone", "lora-base-trained", "lora-both-zero", "classifier-padding", "classifier-count"}
+BY_VALUE = {"choice-missing-scores", "pairs-turned", "ppo-max", "value-min", "value-clip-returns", "kl-score-each", "packed-together", "packed-border", "packed-places-go-on", "lora-alpha-alone", "lora-base-trained", "lora-both-zero", "classifier-padding", "classifier-count", "instruct-border", "instruct-prompt", "instruct-end", "instruct-together", "tuning"}
 
 SHOWN = [(slug, case_name) for slug in sorted({*mutants.names("gradient"), *mutants.names("tuning")} - LEAKS - BY_VALUE)
          for case_name in mutants.CATALOGUE[slug].shows]
@@ -157,7 +157,7 @@ def test_a_form_that_no_gradient_check_can_see_says_so_and_no_other_does(slug):
         assert ("the gradient is right, for" in form.story) == blind, form
 
 
-@pytest.mark.parametrize("slug", sorted(mutants.names("tuning")))
+@pytest.mark.parametrize("slug", OF_LAYERS)
 def test_no_form_of_a_mistake_of_tuning_passes_for_its_neighbour(slug):
     """Each is another function, or another gradient: all numbers of all cases of its layer, to be told apart by them."""
     found = {}

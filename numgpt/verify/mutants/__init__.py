@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from types import CodeType, FunctionType
 
 from numgpt.verify.mutants import (  # noqa: F401  (they add to the catalogue)
-    attention, classifier, lora, packing, policy, preference, variants)
+    attention, classifier, instruct, lora, packing, policy, preference, variants)
 from numgpt.verify.mutants.catalogue import CATALOGUE, Edit, Form, Mutant  # noqa: F401
 
 
