@@ -26,6 +26,7 @@ from numgpt.tuning.template import Template
 from numgpt.verify import cases, mutants
 from stages import later
 
+OURS = [name for name in cases.tuned_models() if name.startswith("classifier")]
 WORDS = ("a bad cab", "hi", "jib", "feed a cic", "bead", "i aged", "fig")
 
 
@@ -49,7 +50,7 @@ def batch(kind, n=5):
 # -- gradients
 
 
-@pytest.mark.parametrize("name", [name if name in ("classifier", "classifier-choice") else later(name) for name in cases.tuned()])
+@pytest.mark.parametrize("name", [name if name in ("classifier", "classifier-choice") else later(name) for name in OURS])
 def test_complex_step_agrees_within_1e_12_over_all_parameters(name):
     inputs, options = cases.make(name, seed=1).arguments()
     report = check(*inputs, method="complex", mode="every", **options)
@@ -59,7 +60,7 @@ def test_complex_step_agrees_within_1e_12_over_all_parameters(name):
 
 
 @pytest.mark.verify
-@pytest.mark.parametrize("name", cases.tuned())
+@pytest.mark.parametrize("name", OURS)
 def test_float32_follows_float64(name):
     inputs, options = cases.make(name, seed=3, sizes=cases.Sizes(dtype=np.float32)).arguments()
     report = check(*inputs, mode="every", **options)

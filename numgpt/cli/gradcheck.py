@@ -54,7 +54,7 @@ def run(arguments) -> int:
 
 
 def _chosen(arguments) -> list[str]:
-    names = [*cases.names(), *cases.tuned(), *cases.models()]
+    names = [*cases.names(), *cases.tuned_models(), *cases.models()]
     if not arguments.layers:
         return names
     chosen = []

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from numgpt import layers as L
+from numgpt.flat import Flat
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class Scaled(L.Layer):
         return y * self.factor, saved
 
     def backward(self, dy, saved):
+        if isinstance(self.layer, Flat):  # a whole model's loss, of which backward needs no gradient
+            return self.layer.backward(saved, dy * self.factor)
         return self.layer.backward(dy * self.factor, saved)
 
     def hints(self, *inputs):

@@ -5,7 +5,7 @@ from numgpt.verify.mutants.catalogue import add, other
 CLASSIFIER = "tuning.classifier.Classifier"
 FORWARD, BACKWARD = CLASSIFIER + ".forward", CLASSIFIER + ".backward"
 _BLIND = "the gradient is right, for another function"
-_TASK, _LM = "self.task.forward(x.reshape(*np.shape(ids), -1), last, rng=rng)", "self.head.forward(x, _rows(targets), count=n_targets)"
+_TASK, _LM = "self.task.forward(x.reshape(*np.shape(ids), -1), last, rng=rng)", "self.head.forward(x, in_rows(targets), count=n_targets)"
 _DX, _ADDED = "dx = dx.reshape(-1, *dx.shape[-2:])", "dx += self.head.backward(self.lm_weight * dloss, saved_head)"
 _COUNT = "self.count(ids, last, classes, targets) if count is None else count"
 
@@ -15,7 +15,7 @@ other("classifier-off-by-one", f"the token before the last is read: {_BLIND}",
       (FORWARD, _TASK, _TASK.replace("last,", "last - (np.asarray(last) > 0),")))
 other("classifier-off-by-one", f"what stands at the end of the row is read, padding or not: {_BLIND}",
       (FORWARD, _TASK, _TASK.replace("last,", "np.where(np.asarray(last) < 0, last, np.shape(ids)[-1] - 1),")))
-add("classifier-padding", FORWARD, _LM, _LM.replace("_rows(targets)", "np.maximum(_rows(targets), 0)").replace("=n_targets", "=max(n_targets, np.size(targets))"),
+add("classifier-padding", FORWARD, _LM, _LM.replace("in_rows(targets)", "np.maximum(in_rows(targets), 0)").replace("=n_targets", "=max(n_targets, np.size(targets))"),
     f"the padding's tokens are learned too: {_BLIND}", breaks="head(x, targets)")
 add("classifier-lm-weight", BACKWARD, "self.lm_weight * dloss", "dloss",
     "the auxiliary loss has its weight in the loss, and not in the gradient", "classifier", "classifier-pairs",
