@@ -15,7 +15,6 @@ from numgpt.tuning.kl import Answers
 REFERENCE = "reference.safetensors"  # in a run's folder, the model that the policy began as
 SAMPLED = 256  # prompts to which an evaluation has the policy answer
 SAMPLING = 0  # the seed of each evaluation, so that they differ by the policy alone
-ROWS = 64  # pairs whose log-probabilities by the reference are computed at once
 
 
 class RewardData(ExampleData):
@@ -70,10 +69,10 @@ class DPOData(ExampleData):
             self.known = {id(rows): self._log_probs(rows) for rows in (self.train, self.kept)}
 
     def _log_probs(self, rows: Rows) -> np.ndarray:
-        """(n, 2), by the reference. The same at any time, batches being these."""
+        """(n, 2), by the reference. The same bits at any time, batches being these, and of held-out ones the evaluation's."""
         found = []
-        for start in range(0, len(rows), ROWS):
-            batch = rows.at(np.arange(start, min(start + ROWS, len(rows))))
+        for start in range(0, len(rows), self.B):
+            batch = rows.at(np.arange(start, min(start + self.B, len(rows))))
             found.append(self.reference.log_probs(batch.ids, batch.targets))
         return np.concatenate(found)
 
@@ -83,7 +82,7 @@ class DPOData(ExampleData):
 
     def measure(self, trainer) -> dict[str, float]:
         """Of the pairs held out, by the reward that the policy implies, beta * log(policy / reference): the loss, the share in
-        the right order, the margin; the log-probabilities of chosen and rejected; and of sampled answers their KL."""
+        the right order (half of those that have none), the margin; the log-probabilities of chosen and rejected; and of sampled answers their KL."""
         model, total, logps, rewards = trainer.model, 0.0, [], []
         for ids, targets, reference in self.held_out():
             total += trainer.loss(ids, targets, reference) * len(ids)
@@ -94,8 +93,8 @@ class DPOData(ExampleData):
         margin = reward[:, 0] - reward[:, 1]
         answers = self.answers(model)
         kl = float(answers.divergence(model, self.reference).sum())
-        metrics = {"val_loss": total / len(self.kept), "accuracy": float((margin > 0).mean()), "margin": float(margin.mean()),
-                   "chosen": float(logp[:, 0].mean()), "rejected": float(logp[:, 1].mean()),
+        metrics = {"val_loss": total / len(self.kept), "accuracy": float((margin > 0).mean() + (margin == 0).mean() / 2),
+                   "margin": float(margin.mean()), "chosen": float(logp[:, 0].mean()), "rejected": float(logp[:, 1].mean()),
                    "kl": kl / len(answers.ids), "kl_per_token": kl / max(1, answers.n_tokens),
                    "answer_tokens": answers.n_tokens / len(answers.ids)}
         return metrics | self.judgement(answers)
