@@ -72,6 +72,10 @@ def described(model) -> dict[str, str]:
     return {ADAPTERS: json.dumps({"layers": layers, "trained": trained})}
 
 
+def trained(model) -> str:
+    return f"parameters trained: {model.grads.size:,} of {model.values.size:,}"
+
+
 def restore(model, metadata: Mapping[str, str], tensors: Mapping, source, *, beyond: tuple[str, ...] = ()) -> None:
     """What a file describes put on a model, with the file's tensors (see stored.py) for all that is trained.
 
@@ -80,8 +84,8 @@ def restore(model, metadata: Mapping[str, str], tensors: Mapping, source, *, bey
     """
     if ADAPTERS not in metadata:
         return
-    sizes, trained = _read(metadata[ADAPTERS], source)
-    trained = [name for name in trained if not name.startswith(beyond)]
+    sizes, others = _read(metadata[ADAPTERS], source)
+    others = [name for name in others if not name.startswith(beyond)]
     layers, params = linears(model), dict(model.named_params())
     shapes = {}
     for name, (rank, _) in sizes.items():
@@ -92,7 +96,7 @@ def restore(model, metadata: Mapping[str, str], tensors: Mapping, source, *, bey
         if rank > min(n_in, n_out):
             raise FormatError(f"{source} has an adapter of rank {rank} for {name!r}, whose shape is {(n_in, n_out)}")
         shapes |= {f"{name}.lora_a": (n_in, rank), f"{name}.lora_b": (rank, n_out)}
-    for name in trained:
+    for name in others:
         if name not in params:
             raise FormatError(f"{source} has the parameter {name!r}, and the model none of that name")
         shapes[name] = params[name].shape
@@ -104,7 +108,7 @@ def restore(model, metadata: Mapping[str, str], tensors: Mapping, source, *, bey
         kind = tensors[name].dtype.kind
         if kind not in "fc" or kind == "c" and model.values.dtype.kind != "c":
             raise FormatError(f"{source}: tensor {name!r} has the type {tensors[name].dtype}, and the model {model.values.dtype}")
-    put_on(model, sizes, trained)
+    put_on(model, sizes, others)
     params = dict(model.named_params())
     for name in shapes:
         params[name].value[...] = tensors[name].array()

@@ -198,6 +198,9 @@ class GPT(Flat):
 
 def config_in(file: safetensors.File) -> GPTConfig:
     """The config that GPT.save put into the metadata."""
+    if file.metadata.get("format") == "numgpt-lora":
+        raise FormatError(f"{file.path} has adapters, and not the model that they belong to: numgpt convert MODEL OUT --adapters {file.path} "
+                          "makes one of both")
     if file.metadata.get("format") != "numgpt" or "config" not in file.metadata:
         raise FormatError(f"{file.path} was not written by numgpt: it has weights, and no config to say what to do with them")
     try:

@@ -3,7 +3,7 @@
 import argparse
 
 from numgpt.cli import runs
-from numgpt.cli.finetune import add_data, parted, resumed, say_bad, shown
+from numgpt.cli.finetune import LORA, add_data, parted, resumed, say_bad, shown, without_lora
 from numgpt.training.settings import Settings
 from numgpt.tuning.stages import STAGES
 from numgpt.tuning.start import Tuner, prepare
@@ -21,7 +21,7 @@ examples:
   numgpt align --resume runs/dpo-1                       goes on, bit for bit, from where it was interrupted
 """
 OWN = tuple(dict.fromkeys(name for way in WAYS for name in STAGES[way].own))
-OTHERS = ("files", "by", "validation", "held_out", "skip_bad", "truncate", "tokenizer", "dtype", "out", *OWN)
+OTHERS = ("files", "by", "validation", "held_out", "skip_bad", "truncate", "tokenizer", "dtype", "out", *LORA, *OWN)
 
 
 def register(commands) -> None:
@@ -56,7 +56,7 @@ def _check(arguments) -> None:
     if arguments.by is None:
         arguments.error(f"say how with --by: {', '.join(WAYS)}")
     runs.refuse_idle(arguments, (
-        (arguments.validation, "--validation is what is held out", ("held_out",)),
+        without_lora(arguments), (arguments.validation, "--validation is what is held out", ("held_out",)),
         (True, f"it is not of --by {arguments.by}", tuple(name for name in OWN if name not in STAGES[arguments.by].own))))
     try:
         model, data = parted(arguments.files)
@@ -91,7 +91,7 @@ def _resumed(arguments, report) -> Tuner:
 
 def _prepared(arguments, report) -> Tuner:
     model, data = parted(arguments.files)
-    options = runs.given(arguments, ("validation", "held_out", "skip_bad", "truncate", "tokenizer", "dtype", "recompute", *OWN, *runs.SETTINGS))
+    options = runs.given(arguments, ("validation", "held_out", "skip_bad", "truncate", "tokenizer", "dtype", "recompute", *LORA, *OWN, *runs.SETTINGS))
     trainer = prepare(arguments.by, model, data, folder=arguments.out or runs.numbered(arguments.by), report=report, **options)
     say_bad(trainer, report)
     if report is not None and not trainer.source["known"]:

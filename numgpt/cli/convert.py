@@ -9,7 +9,7 @@ from numgpt.files import FormatError
 from numgpt.formats import huggingface, llmc, pytorch
 from numgpt.layers import ACTIVATIONS
 from numgpt.model import GPT
-from numgpt.tuning import adapters
+from numgpt.tuning import adapters, files
 from numgpt.verify.adapters import torch_checkpoint
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -49,11 +49,14 @@ def run(arguments) -> int:
     elif arguments.n_head is not None or arguments.activation:
         arguments.error(f"--n-head and --activation are for .pt files; {source} says both itself")
     else:
-        model = formats.load(source)
+        model = (files if to == "numgpt" else formats).load(source)  # others have no place for what it was tuned to
     if adapters.adapters(model):  # of a run's checkpoint
         adapters.merge(model)
     if arguments.adapters:
-        adapters.load(model, arguments.adapters)
+        if to == "numgpt":
+            model = files.with_adapters(model, arguments.adapters)
+        else:
+            adapters.load(model, arguments.adapters)
         adapters.merge(model)
     dtype = arguments.dtype or ("float32" if to == "llmc" else model.values.dtype.name)
     try:

@@ -57,11 +57,21 @@ def add_data(parser, title: str, tasks, *, option: str = "--task", about: str = 
     add("--skip-bad", action="store_true", help="count lines that cannot be used, and leave them out; else the first ends the command")
     add("--truncate", action="store_true", help="cut texts that are too long for the context")
     add("--tokenizer", type=path, metavar="PATH", help="where the model's tokenizer lies (default: beside the weights)")
+    add("--lora", type=int, metavar="RANK", help="train small matrices beside the weights, which stay as they are: so much less is trained and kept; "
+                                                 "the run's adapters.safetensors has them alone")
+    add("--lora-alpha", type=float, metavar="A", help="they count A / RANK times (default: once)")
+    add("--lora-layers", type=_names, metavar="NAMES", help="beside which: attention,ffn or all or blocks.*.ffn.up (default: attention.qkv)")
     add("--dtype", choices=("float32", "float64"), help="of the parameters (default: as they are stored)")
     add("--recompute", action="store_true", help="keep less for backward, and compute it again: less memory, more time")
 
 
-OWN = ("labels", "lm_weight", "turns")
+def without_lora(arguments) -> tuple:
+    """For runs.refuse_idle."""
+    return arguments.lora is None, "LoRA has a rank, which --lora says", LORA[1:]
+
+
+LORA = ("lora", "lora_alpha", "lora_layers")
+OWN = ("labels", "lm_weight", "turns", *LORA)
 OTHERS = ("files", "task", "validation", "held_out", "skip_bad", "truncate", "tokenizer", "dtype", "out", *OWN)
 
 
@@ -87,6 +97,7 @@ def _prepared(arguments, report) -> Tuner:
     instruct = arguments.task == "instruct"
     runs.refuse_idle(arguments, ((arguments.validation, "--validation is what is held out", ("held_out",)),
                                  (instruct, "--task instruct has responses", ("labels", "lm_weight")),
+                                 without_lora(arguments),
                                  (not instruct, "it is for --task instruct", ("turns", "tokens"))))
     model, data = parted(arguments.files)
     options = runs.given(arguments, ("validation", "held_out", "skip_bad", "truncate", "tokenizer", "dtype", "recompute", *OWN, *runs.SETTINGS))
@@ -113,6 +124,10 @@ def say_bad(trainer: Tuner, report) -> None:
 def shown(trainer: Trainer) -> str:
     """What the model has learned."""
     return trainer.data.shown(trainer)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
 
 
 def _labels(text: str) -> list:

@@ -5,6 +5,7 @@ import shutil
 import sys
 import time
 
+from numgpt import adapted
 from numgpt.threads import blas_threads, cores, matmul_speed
 
 SMOOTH = 0.95  # of the loss and the speed that are shown, the share of what was shown before
@@ -38,6 +39,8 @@ class Progress:
             self._say("the threads of this BLAS cannot be set from here: the shards run in turn")
         elif shards.n < min(cores(), trainer.settings.batch):
             self._say(f"this machine has {cores()} cores: a run with --shards {min(cores(), trainer.settings.batch)} would use them")
+        if trainer.model.grads.size < trainer.model.n_params:
+            self._say(adapted.trained(trainer.model))
         if trainer.n_done:
             self._say(f"going on from step {trainer.n_done}")
         self.flops = trainer.model.flops_per_token(trainer.data.T, training=True)

@@ -216,9 +216,13 @@ class Trainer:
         if self.best is None or judged < self.best:
             self.best = judged
             if self.folder is not None and not self.folder.closed:
-                self.folder.save_best(self.model)
+                self.keep_best()
         self.ended = self.data.ended(metrics)
         return metrics
+
+    def keep_best(self) -> None:
+        """Write the model as the best so far."""
+        self.folder.save_best(self.model)
 
     def loss(self, *batch) -> float:
         """Of a batch that is held out."""

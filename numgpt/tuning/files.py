@@ -7,6 +7,7 @@ from numgpt import adapted, formats, safetensors
 from numgpt.files import FormatError, names_once
 from numgpt.formats import BEST, kind_of
 from numgpt.model import GPT, TASK
+from numgpt.tuning import adapters
 from numgpt.tuning.classifier import HEADS, Classifier
 from numgpt.tuning.dpo import DPOModel
 from numgpt.tuning.instruct import Instructed
@@ -24,8 +25,18 @@ def load(path, *, dtype=None, recompute: bool = False) -> GPT:
         kind, path = "numgpt", path / BEST
     about = tuned_to(path) if kind == "numgpt" else None
     gpt = formats.load(path, dtype=dtype, recompute=recompute)
-    if about is None:
-        return gpt
+    return gpt if about is None else _tuned(gpt, about, path)
+
+
+def with_adapters(gpt: GPT, path) -> GPT:
+    """A base with the adapters of a file, of the kind that it was tuned to with them; it takes the base over."""
+    adapters.load(gpt, path)
+    about = tuned_to(path)
+    return gpt if about is None else _tuned(gpt, about, path)
+
+
+def _tuned(gpt: GPT, about: dict, path) -> Tuned:
+    """What a file says that a GPT was tuned to, with the file's task."""
     try:
         kind = about.pop("kind")
         model = CLASSES[kind].build(gpt, **about)

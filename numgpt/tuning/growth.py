@@ -5,6 +5,8 @@ import numpy as np
 from numgpt.layers import Recompute
 from numgpt.model import GPT
 
+TOKENS = {"embedding.table": 0, "head.weight": 1, "head.bias": 0}  # the axis along which a parameter has tokens
+
 
 def grown(gpt: GPT, n_vocab: int, *, seed=0) -> GPT:
     """The same model with tokens after its own, whose rows of the table, and columns of a head of its own, are drawn anew."""
@@ -22,7 +24,14 @@ def grown(gpt: GPT, n_vocab: int, *, seed=0) -> GPT:
         elif name == "head.bias":  # those of tokens that never came would be very low by now
             param.value[:old.n_vocab] = own.value
         else:
-            axis = 1 if name == "head.weight" else 0
-            kept, drawn = np.split(param.value, [old.n_vocab], axis)
+            kept, drawn = apart(name, param.value, old.n_vocab)
             kept[...], drawn[...] = own.value, rng.normal(0.0, old.std, drawn.shape)
     return new
+
+
+def apart(name: str, array: np.ndarray, n_vocab: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of the parameter of that name what belongs to the first n_vocab tokens, with all that is of no token, and what to the
+    others.
+    """
+    axis = TOKENS.get(name, 0)
+    return tuple(np.split(array, [n_vocab if name in TOKENS else array.shape[axis]], axis))

@@ -14,12 +14,13 @@ from numgpt.text import CharTokenizer, load_tokenizer
 from numgpt.training.checkpoint import tokenizer_of
 from numgpt.training.settings import Settings
 from numgpt.training.trainer import Trainer
-from numgpt.tuning import examples, files, synthetic
+from numgpt.tuning import adapters, examples, files, synthetic
 from numgpt.tuning.encoding import encode
 from numgpt.tuning.growth import grown
 from numgpt.tuning.stages import SMALL, STAGES, Stage
 from numgpt.tuning.template import Template
 
+ADAPTERS = "adapters.safetensors"  # in a run's folder, those of its best model, alone
 HELD = 3  # sets the generator that chooses what is held out apart from others
 FRESH, FRESH_SETTINGS = dict(n_layer=4, n_head=4, n_embd=128), {**SMALL, "epochs": 10}  # a model from nothing, on somebody's examples
 
@@ -39,10 +40,18 @@ class Tuner(Trainer):
         data.restore(saved.path.parent)
         return data
 
+    def keep_best(self):
+        """Write it, with its adapters merged, and these alone, for the model that they were trained beside."""
+        super().keep_best()
+        if adapters.adapters(self.model):
+            base = self.source["lora"]
+            adapters.save(self.model, self.folder.path / ADAPTERS, n_vocab=base["n_vocab"], base=base["fingerprint"])
+
 
 def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, held_out: float = 0.1, labels: Sequence | None = None,
             tokenizer=None, skip_bad: bool = False, truncate: bool = False, folder=None, dtype=None, recompute: bool = False,
-            report=None, drawn: str | None = None, **settings) -> Tuner:
+            report=None, drawn: str | None = None, lora: int | None = None, lora_alpha: float | None = None,
+            lora_layers: str | Sequence[str] | None = None, **settings) -> Tuner:
     """A trainer that has not begun.
 
     stage       one of STAGES
@@ -52,6 +61,8 @@ def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, hel
     labels      the only ones there may be; None: those of the examples
     skip_bad    lines that cannot be used are counted and left out; truncate: a row too long for the context is cut
     drawn       what synthetic.py draws where there are no paths; None: what the stage has
+    lora        the rank of adapters that are trained in place of the base's weights, with the task's head; None: all is trained
+    lora_alpha, lora_layers   as adapters.add has them
     settings    the stage's own options, and see Settings
     """
     if stage not in STAGES:
@@ -65,6 +76,10 @@ def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, hel
         raise ValueError(f"{drawn!r} is not drawn beside files" if paths else f"{drawn!r} is nothing that is drawn for {stage}")
     if validation is not None and not paths:
         raise ValueError("what is drawn has held-out examples of its own: --validation goes with a file to train on")
+    if lora is None and not (lora_alpha is None and lora_layers is None):
+        raise ValueError("lora_alpha and lora_layers would do nothing without lora, a rank")
+    if lora is not None and base is None:
+        raise ValueError("LoRA is trained beside weights that have learned something: name the model to begin with")
     usual = dict(what.drawn.settings if not paths else what.settings if base is not None else FRESH_SETTINGS)
     options, reads = ({name: settings.pop(name, usual.pop(name, default)) for name, default in of.items()} for of in (what.options, what.reads))
     chosen = Settings.of(usual, **settings)
@@ -72,12 +87,17 @@ def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, hel
               "validation": validation and str(Path(validation).resolve()), "held_out": held_out, "skip_bad": skip_bad, "truncate": truncate,
               "drawn": drawn, "reads": reads}
     gpt, tokenizer, own = _base(base, tokenizer, what, source, dtype, recompute, chosen.seed)
+    if lora is not None:
+        source["lora"] = {"n_vocab": gpt.config.n_vocab, "fingerprint": adapters.fingerprint(gpt)}
     source["known"] = own is not None and own.fits(what.kind)  # the template's tokens
     template = Template(what.kind, own.n_base if source["known"] else gpt.config.n_vocab)
     data = read(source, tokenizer, template.n_base, gpt.config.n_ctx, labels=labels)
     rng = np.random.default_rng(chosen.seed)
     model = what.model(grown(gpt, max(gpt.config.n_vocab, template.n_vocab), seed=rng), data, rng=rng, **options)
     data.begins_with(model)
+    if lora is not None:
+        task = ["task"] if "task" in vars(model) else []
+        adapters.add(model, lora, alpha=lora_alpha, layers=lora_layers or adapters.LAYERS, also=task, seed=rng)
     return Tuner(model, data, chosen, folder=folder, source=source, report=report)
 
 
@@ -116,6 +136,8 @@ def _base(base, tokenizer, what: Stage, source: dict, dtype, recompute: bool, se
     own = getattr(base, "template", None)
     if not isinstance(base, GPT):
         path, base, own = base, formats.load(base, dtype=dtype, recompute=recompute), files.template_of(base)
+        if adapters.adapters(base):  # a checkpoint's
+            adapters.merge(base)
         tokenizer = tokenizer or formats.tokenizer_of(path)
         if tokenizer is None:
             raise FormatError(f"no tokenizer lies with {path}: name one with --tokenizer")
