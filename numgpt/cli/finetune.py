@@ -95,11 +95,13 @@ def _prepared(arguments, report) -> Tuner:
     if arguments.task is None:
         arguments.error(f"say what to teach with --task: {', '.join(TASKS)}")
     instruct = arguments.task == "instruct"
+    model, data = parted(arguments.files)
     runs.refuse_idle(arguments, ((arguments.validation, "--validation is what is held out", ("held_out",)),
                                  (instruct, "--task instruct has responses", ("labels", "lm_weight")),
-                                 without_lora(arguments),
-                                 (not instruct, "it is for --task instruct", ("turns", "tokens"))))
-    model, data = parted(arguments.files)
+                                  without_lora(arguments),
+                                 (not instruct, "it is for --task instruct", ("turns", "tokens")),
+                                 (not data and STAGES[arguments.task].drawn, "without a file of examples they are drawn",
+                                  ("held_out", "labels", *(() if model else ("tokenizer",))))))
     options = runs.given(arguments, ("validation", "held_out", "skip_bad", "truncate", "tokenizer", "dtype", "recompute", *OWN, *runs.SETTINGS))
     trainer = prepare(arguments.task, model, data, folder=arguments.out or runs.numbered(arguments.task), report=report, **options)
     say_bad(trainer, report)
@@ -108,17 +110,27 @@ def _prepared(arguments, report) -> Tuner:
 
 def parted(names) -> tuple[Path | None, list[str]]:
     """The model, if one is named, and the files of examples."""
-    data = [name for name in names if Path(name).suffix in (".jsonl", ".json")]
+    data = [name for name in names if _of_examples(Path(name))]
     models = [name for name in names if name not in data]
     if len(models) > 1:
-        raise ValueError(f"one begins with one model; got {', '.join(models)} (files of examples end in .jsonl)")
+        raise ValueError(f"one begins with one model; got {', '.join(models)} (files of examples are JSON lines, and end in .jsonl)")
     return (path(models[0]) if models else None), data
 
 
+def _of_examples(file: Path) -> bool:
+    """By its name, or because it begins as JSON does: no weights do."""
+    if file.suffix in (".jsonl", ".json") or not file.is_file():
+        return file.suffix in (".jsonl", ".json")
+    with open(file, "rb") as content:
+        return content.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b'{"', b'{ "'))
+
+
 def say_bad(trainer: Tuner, report) -> None:
-    """How many lines were left out, and why."""
+    """How many lines were left out, and why; and what else there is to know of the examples."""
     if report is not None and trainer.data.bad:
         print(f"left out of the examples: {trainer.data.bad}")
+    for note in trainer.data.notes() if report is not None else ():
+        print(f"note: {note}")
 
 
 def shown(trainer: Trainer) -> str:

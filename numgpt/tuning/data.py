@@ -5,10 +5,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from numgpt.formats import BEST
 from numgpt.training.data import Data
 from numgpt.tuning.confusion import Confusion
 from numgpt.tuning.encoding import Rows
 from numgpt.tuning.examples import BadLines
+from numgpt.tuning.lines import shown
 from numgpt.tuning.packing import deal
 from numgpt.tuning.template import Template
 
@@ -59,6 +61,14 @@ class ExampleData(Data):
         """What stands below the last line of a run."""
         return ""
 
+    def notes(self) -> list[str]:
+        """What somebody should know before these examples are learned from."""
+        return []
+
+    def best(self, trainer):
+        """The run's best model, which is the one that it leaves; without a folder, the last."""
+        return trainer.model if trainer.folder is None else trainer.load(trainer.folder.path / BEST)
+
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
         for rows in (self.train, self.kept):
@@ -89,8 +99,16 @@ class ClassifyData(ExampleData):
             right += int((trainer.model.scores(ids, last).argmax(-1) == classes).sum())
         return {"val_loss": total / len(self.kept), "accuracy": right / len(self.kept)}
 
+    def notes(self):
+        if self.labels is None:
+            return []
+        n_train, n_kept = (np.bincount(rows.classes, minlength=len(self.labels)) for rows in (self.train, self.kept))
+        return [f"nothing teaches the label {shown(label)}: it has no example to train on, and {held} held out"
+                for label, n, held in zip(self.labels, n_train, n_kept) if not n]
+
     def shown(self, trainer):
-        return f"of the {len(self.kept)} examples held out:\n{self.confusion(trainer.model)}"
+        whose = "the model" if trainer.folder is None else f"{trainer.folder.path / BEST}"
+        return f"{whose}, on the {len(self.kept)} examples held out:\n{self.confusion(self.best(trainer))}"
 
     def confusion(self, model) -> Confusion:
         """How often each class is taken for each, of what is held out."""

@@ -86,7 +86,7 @@ def _policy(gpt: GPT, data: DPOData, *, rng, **options) -> DPOModel:
     return DPOModel(gpt, data.template, **options)
 
 
-BRACKETS = Drawn("brackets", 20_000, 2000, dict(n_layer=4, n_head=4, n_embd=64, std=0.1), {**SMALL, "steps": 2500})
+BRACKETS = Drawn("brackets", 20_000, 2000, dict(n_layer=4, n_head=4, n_embd=64, std=0.1), {**SMALL, "steps": 4000, "eval_every": 500})
 WORDS = Drawn("instruct", 20_000, 1000, dict(n_layer=4, n_head=4, n_embd=64, std=0.1),
               {**SMALL, "batch": 32, "lr": 4e-3, "min_lr": 4e-4, "steps": 1500, "turns": 0.25}, distinct=False)
 SHORTER_REWARD = Drawn("shorter", 4000, 500, WORDS.config, {**SMALL, "lr": 5e-4, "min_lr": 5e-5, "steps": 200, "warmup": 20, "eval_every": 50})

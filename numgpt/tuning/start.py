@@ -19,9 +19,11 @@ from numgpt.tuning.encoding import encode
 from numgpt.tuning.growth import grown
 from numgpt.tuning.stages import SMALL, STAGES, Stage
 from numgpt.tuning.template import Template
+from numgpt.tuning.tuned import Tuned
 
 ADAPTERS = "adapters.safetensors"  # in a run's folder, those of its best model, alone
 HELD = 3  # sets the generator that chooses what is held out apart from others
+LONGEST = 1024  # tokens in the context of a model from nothing
 FRESH, FRESH_SETTINGS = dict(n_layer=4, n_head=4, n_embd=128), {**SMALL, "epochs": 10}  # a model from nothing, on somebody's examples
 
 
@@ -55,7 +57,8 @@ def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, hel
     """A trainer that has not begun.
 
     stage       one of STAGES
-    base        the model to begin with: a run's folder, a file or folder of weights, or a GPT; None: a small one, from nothing
+    base        the model to begin with: a run's folder, a file or folder of weights, or a GPT; None: a small one, from nothing.
+                One that was tuned to the same, with the same labels, goes on with its head
     paths       of JSON lines (see lines.py); none: what is drawn for the stage
     validation  a file that is held out, in place of the share held_out of the examples
     labels      the only ones there may be; None: those of the examples
@@ -86,14 +89,20 @@ def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, hel
     source = {"stage": stage, "command": what.command, "files": [str(Path(path).resolve()) for path in paths],
               "validation": validation and str(Path(validation).resolve()), "held_out": held_out, "skip_bad": skip_bad, "truncate": truncate,
               "drawn": drawn, "reads": reads}
-    gpt, tokenizer, own = _base(base, tokenizer, what, source, dtype, recompute, chosen.seed)
+    if not paths and labels is not None:
+        raise ValueError("what is drawn has labels of its own: labels go with a file to train on")
+    if labels is not None and what.kind not in examples.LABELLED:
+        raise ValueError(f"examples of {what.kind} have no labels")
+    parts = _examples(what, source, labels)
+    gpt, tokenizer, own = _base(base, tokenizer, what, parts, source, dtype, recompute, chosen.seed)
     if lora is not None:
         source["lora"] = {"n_vocab": gpt.config.n_vocab, "fingerprint": adapters.fingerprint(gpt)}
     source["known"] = own is not None and own.fits(what.kind)  # the template's tokens
     template = Template(what.kind, own.n_base if source["known"] else gpt.config.n_vocab)
-    data = read(source, tokenizer, template.n_base, gpt.config.n_ctx, labels=labels)
+    data = _encoded(what, source, parts, template, tokenizer, gpt.config.n_ctx)
     rng = np.random.default_rng(chosen.seed)
     model = what.model(grown(gpt, max(gpt.config.n_vocab, template.n_vocab), seed=rng), data, rng=rng, **options)
+    _go_on(model, base, own)
     data.begins_with(model)
     if lora is not None:
         task = ["task"] if "task" in vars(model) else []
@@ -104,8 +113,10 @@ def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, hel
 def read(source: dict, tokenizer, n_base: int, n_ctx: int, *, labels: Sequence | None = None):
     """The data that a source names, in a template whose tokens begin at n_base."""
     what = STAGES[source["stage"]]
-    template = Template(what.kind, n_base)
-    parts = _examples(what, source, labels)
+    return _encoded(what, source, _examples(what, source, labels), Template(what.kind, n_base), tokenizer, n_ctx)
+
+
+def _encoded(what: Stage, source: dict, parts, template: Template, tokenizer, n_ctx: int):
     train, kept = (encode(part, template, tokenizer, n_ctx, truncate=source["truncate"]) for part in parts)
     bad = parts[0].bad
     if parts[1].bad is not bad:
@@ -113,6 +124,17 @@ def read(source: dict, tokenizer, n_base: int, n_ctx: int, *, labels: Sequence |
     data = what.data(train, kept, template, tokenizer, labels=parts[0].labels, bad=bad, **source["reads"])
     data.drawn = None if source["files"] else source["drawn"] or what.drawn.name
     return data
+
+
+def _go_on(model: Tuned, base, own: Template | None) -> None:
+    """The head of a model that was tuned to the same, with the same labels, is not begun anew."""
+    if own is None or own != model.template or vars(model).get("task") is None:
+        return
+    tuned = base if isinstance(base, GPT) else files.load(base)
+    if (tuned.about()["kind"], tuned.about().get("labels")) == (model.about()["kind"], model.about().get("labels")):
+        theirs = dict(tuned.task.named_params())
+        for name, param in model.task.named_params():
+            param.value[...] = theirs[name].value
 
 
 def _examples(what: Stage, source: dict, labels) -> tuple[examples.Examples, examples.Examples]:
@@ -127,12 +149,12 @@ def _examples(what: Stage, source: dict, labels) -> tuple[examples.Examples, exa
     return examples.parted(found, source["held_out"], np.random.default_rng(HELD))
 
 
-def _base(base, tokenizer, what: Stage, source: dict, dtype, recompute: bool, seed: int) -> tuple[GPT, object, Template | None]:
+def _base(base, tokenizer, what: Stage, parts, source: dict, dtype, recompute: bool, seed: int) -> tuple[GPT, object, Template | None]:
     """The model to begin with, its tokenizer, and the template of what it was tuned to."""
     if isinstance(tokenizer, (str, Path)):
         tokenizer = load_tokenizer(tokenizer)
     if base is None:
-        return *_fresh(tokenizer, what, source, dtype, recompute, seed), None
+        return *_fresh(tokenizer, what, parts, source, dtype, recompute, seed), None
     own = getattr(base, "template", None)
     if not isinstance(base, GPT):
         path, base, own = base, formats.load(base, dtype=dtype, recompute=recompute), files.template_of(base)
@@ -146,14 +168,15 @@ def _base(base, tokenizer, what: Stage, source: dict, dtype, recompute: bool, se
     return base, tokenizer, own
 
 
-def _fresh(tokenizer, what: Stage, source: dict, dtype, recompute: bool, seed: int) -> tuple[GPT, object]:
-    """A small model that knows nothing, whose context has room for the longest example."""
+def _fresh(tokenizer, what: Stage, parts, source: dict, dtype, recompute: bool, seed: int) -> tuple[GPT, object]:
+    """A small model that knows nothing, whose context has room for the longest example, within reason."""
     if not source["files"]:
         tokenizer, form = synthetic.TOKENIZER, what.drawn.config
     else:
-        texts = [text for part in _examples(what, source, None) for item in part.items for text in examples.texts(item)]
+        texts = [text for part in parts for item in part.items for text in examples.texts(item)]
         tokenizer, form = tokenizer or CharTokenizer.train("".join(sorted(set("".join(texts))))), FRESH
     template = Template(what.kind, tokenizer.n_vocab)
-    parts = [encode(part, template, tokenizer, 1 << 20) for part in _examples(what, source, None)]
-    config = GPTConfig(n_vocab=tokenizer.n_vocab, n_ctx=what.room * max(rows.T for rows in parts), **form)
+    bad = examples.BadLines(source["skip_bad"])  # they are counted when they are encoded for the model
+    longest = max(encode(part, template, tokenizer, 1 << 30, bad=bad).T for part in parts)
+    config = GPTConfig(n_vocab=tokenizer.n_vocab, n_ctx=min(what.room * longest, LONGEST), **form)
     return GPT(config, seed=seed, dtype=np.float32 if dtype is None else dtype, recompute=recompute), tokenizer

@@ -1,0 +1,188 @@
+"""numgpt finetune --task classify and its like, as they are called: in a folder, with files of JSON lines."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from classifiers import LABELS, TOKENIZER, classifier, saved
+from runs import differing
+
+from numgpt import GPT, GPTConfig
+from numgpt.cli import main
+from numgpt.formats import load as load_gpt
+from numgpt.training.folder import read_metrics
+from numgpt.tuning import files
+from numgpt.tuning.stages import STAGES
+from numgpt.tuning.start import prepare
+
+LINES = [{"text": text, "label": LABELS[i % 3]} for i, text in enumerate(
+    ("bad cab", "hi", "jib a fig", "a", "feed a cicada", "bead", "i aged", "faded", "big dad", "a gif", "fee", "abide", "chide", "jade"))]
+FAST = ("--steps", 4, "--batch", 4, "--eval-every", 2)
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    """A folder with examples, a GPT that reads their letters, and a run of classification."""
+    folder = tmp_path_factory.mktemp("desk")
+    (folder / "data.jsonl").write_text("\n".join(map(json.dumps, LINES)))
+    (folder / "base").mkdir()
+    GPT(GPTConfig.preset("nano", n_vocab=TOKENIZER.n_vocab, n_ctx=20, dropout_resid=0.1)).save(folder / "base" / "best.safetensors")
+    TOKENIZER.save(folder / "base" / "characters.json")
+    assert here(folder, "base", "data.jsonl", *FAST, "--out", "run", "--quiet") == 0
+    return folder
+
+
+def here(folder, *words, command="finetune") -> int:
+    before = os.getcwd()
+    os.chdir(folder)
+    words = words if command != "finetune" or {"--task", "--resume"} & set(words) else (*words, "--task", "classify")
+    try:
+        return main([command, *map(str, words)])
+    finally:
+        os.chdir(before)
+
+
+def refused(folder, capsys, *words, status=1, **more) -> str:
+    """What is said to a call that fails."""
+    capsys.readouterr()
+    try:
+        assert here(folder, *words, **more) == status
+    except SystemExit as error:
+        assert error.code == 2
+    return capsys.readouterr().err
+
+
+def wrote(folder, name, lines) -> str:
+    (folder / name).write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
+    return name
+
+
+def test_a_run_says_what_the_model_that_it_leaves_takes_for_what(desk, capsys):
+    assert here(desk, "base", "data.jsonl", *FAST, "--out", "said", "--held-out", 0.3) == 0
+    out = capsys.readouterr().out
+    table = out[out.index("said/best.safetensors, on the 4 examples held out:"):]
+    best = min((line for line in read_metrics(desk / "said") if "val_loss" in line), key=lambda line: line["val_loss"])
+    assert f"accuracy {best['accuracy']:.1%}, macro-F1" in table and '"so so"' in table
+    assert f"{best['accuracy']:.1%} right" in out
+
+
+def test_a_run_that_goes_on_ends_with_the_bits_of_one_that_never_stopped(desk):
+    assert here(desk, "base", "data.jsonl", "--steps", 5, "--batch", 4, "--eval-every", 3, "--out", "short", "--quiet") == 0
+    shutil.copytree(desk / "short", desk / "longer")
+    assert here(desk, "--resume", "longer", "--steps", 7, "--quiet") == 0
+    steps = [line["step"] for line in read_metrics(desk / "longer")]
+    assert steps == list(range(8)) and not differing(desk / "short", desk / "short")
+    model = files.load(desk / "longer" / "checkpoint-00000007.safetensors")
+    assert model.labels == tuple(sorted(LABELS)) and model.config.dropout_resid == model.task.dropout.p == 0.1
+
+
+def test_a_classifier_goes_on_with_its_head_and_its_tokens_where_the_labels_are_the_same(desk):
+    first = files.load(desk / "run")
+    again = prepare("classify", desk / "run", [desk / "data.jsonl"], steps=1).model
+    assert again.config == first.config and again.template == first.template
+    assert np.array_equal(again.values, first.values)
+    other = prepare("classify", desk / "run", [desk / "data.jsonl"], labels=[*LABELS, "new"], steps=1).model
+    assert other.labels == (*LABELS, "new") and other.config == first.config  # the same tokens, and another head
+    assert np.array_equal(other.body.embedding.table.value, first.body.embedding.table.value)
+    (desk / "pairs.jsonl").write_text("\n".join(json.dumps({"a": line["text"][:5], "b": "hi", "label": line["label"]}) for line in LINES))
+    pairs = prepare("pairs", desk / "run", [desk / "pairs.jsonl"], steps=1).model  # which has tokens of its own
+    assert pairs.template.n_base == first.config.n_vocab and pairs.config.n_vocab == first.config.n_vocab + 3
+    assert np.array_equal(pairs.body.embedding.table.value[:first.config.n_vocab], first.body.embedding.table.value)
+
+
+def test_what_is_taken_for_the_best_is_a_classifier_to_classify_and_a_gpt_to_others(desk, capsys):
+    assert here(desk, "run", "data.jsonl", command="classify") == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(LINES)
+    assert type(load_gpt(desk / "run")) is GPT
+    assert here(desk, "run", "--prompt", "a", "--tokens", 40, "--temperature", 5, "--seed", 1, command="sample") == 0
+    assert set(capsys.readouterr().out) <= {*TOKENIZER.characters, "\n"}  # none of the tokens between texts
+
+
+@pytest.mark.parametrize("options", [("--lm-weight", 0), ("--recompute",), ("--dtype", "float64"), ("--pieces", 2, "--shards", 3)])
+def test_each_option_trains_and_its_file_says_so(desk, tmp_path, options):
+    assert here(desk, "base", "data.jsonl", *FAST, "--out", tmp_path / "run", "--quiet", *options) == 0
+    model = files.load(tmp_path / "run")
+    assert model.lm_weight == (0.0 if "--lm-weight" in options else 0.5)
+    assert model.values.dtype == (np.float64 if "--dtype" in options else np.float32)
+
+
+def test_without_a_model_a_small_one_has_room_for_the_longest_example_within_reason(desk):
+    trainer = prepare("classify", None, [desk / "data.jsonl"], steps=1)
+    assert trainer.model.config.n_ctx == 2 + max(len(line["text"]) for line in LINES)
+    long = wrote(desk, "long.jsonl", [*LINES, {"text": "a" * 3000, "label": "bad"}])
+    with pytest.raises(ValueError, match="line 15: 3002 tokens .*, where 1024 have room"):
+        prepare("classify", None, [desk / long], steps=1)
+    trainer = prepare("classify", None, [desk / long], steps=1, skip_bad=True)
+    assert trainer.data.bad.counts == {"longer than the context": 1}
+    assert prepare("classify", None, [desk / long], steps=1, truncate=True).data.train.T in (15, 1024)
+
+
+def test_a_label_without_an_example_to_train_on_is_named(desk, capsys):
+    assert here(desk, "base", "data.jsonl", *FAST, "--labels", "bad,good,so so,fair", "--out", "named") == 0
+    assert 'note: nothing teaches the label "fair": it has no example to train on, and 0 held out' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("lines, words, says", [
+    ([*LINES, "{"], (), "line 15: not JSON"),
+    ([*LINES, {"text": "a" * 30, "label": "bad"}], (), "line 15: 32 tokens (30, and 2 special ones), where 20 have room"),
+    ([*LINES, {"text": "Zug", "label": "bad"}], (), "line 15: 'Zug': the vocabulary lacks 'Z' at 0"),
+    ([*LINES, {"text": "", "label": "bad"}], (), 'line 15: "text" is empty'),
+    ([*LINES, {"text": "a"}], (), 'line 15: "label" is missing'),
+    ([*LINES, {"text": "a", "label": "goood"}], ("--labels", ",".join(LABELS)), 'line 15: there is no label "goood"')])
+def test_a_bad_line_is_named_or_counted(desk, capsys, lines, words, says, tmp_path):
+    name = wrote(desk, "bad.jsonl", lines)
+    assert says in refused(desk, capsys, "base", name, *FAST, *words, "--out", tmp_path / "run") and not (tmp_path / "run").exists()
+    assert here(desk, "base", name, *FAST, *words, "--out", tmp_path / "run", "--skip-bad") == 0
+    assert "left out of the examples: " in (out := capsys.readouterr().out) and "(1)" in out
+
+
+def test_a_held_out_file_has_the_labels_of_the_one_that_is_trained_on(desk, capsys):
+    name = wrote(desk, "test.jsonl", [LINES[0], {"text": "a", "label": "goo"}])
+    found = refused(desk, capsys, "base", "data.jsonl", "--validation", name, *FAST)
+    assert 'test.jsonl, line 2: there is no label "goo"' in found and 'is "good" meant?' in found
+    assert here(desk, "base", "data.jsonl", "--validation", name, *FAST, "--skip-bad", "--out", "validated") == 0
+    assert "on the 1 examples held out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words, says", [
+    (("base", "run", "data.jsonl"), "one begins with one model; got base, run"),
+    (("--labels", "a,b"), "--labels would do nothing here: without a file of examples they are drawn"),
+    (("--held-out", 0.2), "--held-out would do nothing here"),
+    (("data.jsonl", "--validation", "data.jsonl", "--held-out", 0.2), "--held-out would do nothing here: --validation is what is held out"),
+    (("data.jsonl", "--task", "pairs", "--lm-weight", -1), '"a" is missing'),
+    (("data.jsonl", "--lm-weight", -1), "lm_weight must be 0 or above"),
+    (("data.jsonl", "--held-out", 0.01), "held_out is a share between 0 and 1 that leaves examples on both sides"),
+    (("--task", "choice"), "nothing is drawn for choice: give a file of JSON lines"),
+    (("--task", "choice", "--labels", "a,b", "data.jsonl"), "examples of choice have no labels"),
+    (("nowhere", "data.jsonl"), "nowhere"), (("nowhere.jsonl",), "nowhere.jsonl: No such file")])
+def test_a_wrong_call_is_told_in_a_sentence(desk, capsys, words, says):
+    assert says in refused(desk, capsys, *words, *FAST)
+
+
+def test_examples_are_known_by_how_they_begin_whatever_their_file_is_called(desk):
+    shutil.copy(desk / "data.jsonl", desk / "data.txt")
+    assert here(desk, "base", "data.txt", *FAST, "--out", "known", "--quiet") == 0
+
+
+def test_each_command_sends_the_other_s_runs_to_it(desk, capsys):
+    assert "it goes on with numgpt finetune --resume" in refused(desk, capsys, "--resume", "run", command="train")
+    wrote(desk, "text", ["the cat sat on the mat. " * 40])
+    assert here(desk, "text", "--preset", "nano", "--steps", 2, "--out", "trained", "--quiet", command="train") == 0
+    assert "no fine-tuning: it goes on with numgpt train --resume" in refused(desk, capsys, "--resume", "trained")
+
+
+def test_the_stages_are_told_apart_by_name():
+    with pytest.raises(ValueError, match="there is no stage 'clasify', but there is 'classify'"):
+        prepare("clasify")
+    assert {"classify", "pairs", "similarity", "choice"} <= set(STAGES)
+
+
+def test_a_classifier_of_a_program_is_trained_and_left_as_it_was(tmp_path, desk):
+    model = classifier(n_ctx=20)
+    before = model.values.copy()
+    trainer = prepare("classify", model, [desk / "data.jsonl"], tokenizer=TOKENIZER, steps=2, batch=4)
+    trainer.run()
+    assert np.array_equal(model.values, before) and not np.array_equal(trainer.model.values, before)
+    saved(tmp_path / "it", trainer.model)
