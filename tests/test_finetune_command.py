@@ -173,6 +173,23 @@ def test_each_command_sends_the_other_s_runs_to_it(desk, capsys):
     assert "no fine-tuning: it goes on with numgpt train --resume" in refused(desk, capsys, "--resume", "trained")
 
 
+def test_examples_that_have_changed_cannot_be_gone_on_with(desk, capsys):
+    name = wrote(desk, "changing.jsonl", LINES)
+    assert here(desk, "base", name, *FAST, "--out", "changed", "--quiet") == 0
+    wrote(desk, name, [*LINES, LINES[0]])
+    found = refused(desk, capsys, "--resume", "changed", "--steps", 6)
+    assert "the examples are no longer those on which changed was trained" in found
+    assert found.endswith("bring back what there was, or begin a new run with changed/checkpoint-00000004.safetensors for a MODEL\n")
+
+
+def test_what_another_program_has_no_place_for_is_said(desk, capsys):
+    assert here(desk, "run", "folder", "--to", "huggingface", command="convert") == 0
+    assert "note: folder has the GPT alone; a head for classify" in capsys.readouterr().out
+    assert here(desk, "run", "again.safetensors", command="convert") == 0
+    assert files.load(desk / "again.safetensors").labels == tuple(sorted(LABELS))
+    assert "note" not in capsys.readouterr().out
+
+
 def test_the_stages_are_told_apart_by_name():
     with pytest.raises(ValueError, match="there is no stage 'clasify', but there is 'classify'"):
         prepare("clasify")

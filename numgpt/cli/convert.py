@@ -63,6 +63,9 @@ def run(arguments) -> int:
         _save(model, target, to, dtype, arguments.shard_bytes)
     except (TypeError, ValueError) as error:  # a type that the format does not have, or that is too narrow
         raise FormatError(str(error)) from None
+    own = files.template_of(source) if to != "numgpt" and kind in ("run", "numgpt") else None
+    if own is not None:
+        print(f"note: {target} has the GPT alone; a head for {own.kind} and the tokens' names are only in numgpt's own files")
     beside = f" with {arguments.adapters} merged" if arguments.adapters else ""
     print(f"{source} ({kind}){beside} -> {target} ({to}): {model.n_params:,} parameters in {dtype}")
     return 0

@@ -37,6 +37,7 @@ class Trainer:
     """
 
     load = staticmethod(GPT.load)  # the model in a checkpoint
+    changed, begins = "the text is no longer that", "--init {}"  # what is said of other data; how a new run begins with a checkpoint
 
     def __init__(self, model: Flat, data: Data, settings: Settings, *, folder=None, source: dict | None = None, report=None):
         for name, param in model.named_params():
@@ -93,8 +94,8 @@ class Trainer:
                     raise
                 changed = str(error)
             if changed:
-                raise FormatError(f"the text is no longer that on which {folder} was trained, so the run cannot go on as it was "
-                                  f"({changed}): bring it back, or begin a new run with --init {path}")
+                raise FormatError(f"{cls.changed} on which {folder} was trained, so the run cannot go on as it was "
+                                  f"({changed}): bring back what there was, or begin a new run with {cls.begins.format(path)}")
             for name in trainer.optimizer.moments:
                 getattr(trainer.optimizer, name)[...] = saved.moments[name]
             trainer.optimizer.n_steps = trainer.n_done = trainer.saved_at = state["step"]
@@ -200,7 +201,7 @@ class Trainer:
 
     def _fault(self, what: str) -> NotFinite:
         kept = None if self.folder is None else self.folder.last()
-        way = "" if kept is None else (f": {kept} is from before it, and a new run begins with it by --init {kept} "
+        way = "" if kept is None else (f": {kept} is from before it, and a new run begins with it by {self.begins.format(kept)} "
                                        f"--lr {self.settings.lr / 10:.2g}")
         return NotFinite(f"{what}. A lower learning rate, a longer warm-up or a shorter clip may help{way}")
 

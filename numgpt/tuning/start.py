@@ -31,6 +31,7 @@ class Tuner(Trainer):
     """A trainer of a tuned model: it goes on with the examples that its checkpoint names."""
 
     load = staticmethod(files.load)
+    changed, begins = "the examples are no longer those", "{} for a MODEL"
 
     @classmethod
     def _restored(cls, saved):
