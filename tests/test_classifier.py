@@ -176,7 +176,8 @@ def test_shards_and_pieces_add_up_to_the_whole_batch_though_each_has_other_count
 def tuner(folder, model=None, **settings):
     model = model or classifier(dropout=0.2, dtype=np.float32, **DROPOUT)
     data = ClassifyData(rows_of("classify", 7), rows_of("classify", 3), model.template, TOKENIZER, labels=LABELS)
-    return Tuner(model, data, Settings.of("nano", **{**dict(steps=9, batch=3, eval_every=3, save_every=3, shards=2), **settings}), folder=folder)
+    settings = {**dict(steps=9, batch=3, eval_every=3, save_every=3, shards=2), **settings}
+    return Tuner(model, data, Settings.of("nano", **settings), folder=folder)
 
 
 def data_of():
@@ -229,8 +230,10 @@ def test_every_kind_goes_into_a_file_and_comes_back(kind, tmp_path):
 
 
 @pytest.mark.parametrize("change, says", [
-    (lambda tensors: tensors.pop("task.linear.bias"), "a model of this kind has task.linear.bias, task.linear.weight; the file has task.linear.weight"),
-    (lambda tensors: tensors.update({"task.linear.bias": np.zeros(4)}), r"'task.linear.bias' has the shape \(4,\), where its kind has \(3,\)")])
+    (lambda tensors: tensors.pop("task.linear.bias"),
+     "a model of this kind has task.linear.bias, task.linear.weight; the file has task.linear.weight"),
+    (lambda tensors: tensors.update({"task.linear.bias": np.zeros(4)}),
+     r"'task.linear.bias' has the shape \(4,\), where its kind has \(3,\)")])
 def test_a_file_whose_head_is_not_that_of_its_labels_is_refused(change, says, tmp_path):
     model = classifier()
     tensors = {name: param.value for name, param in model.named_params()}

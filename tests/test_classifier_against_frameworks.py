@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from frameworks import beyond, errors
-from test_model_against_frameworks import CONTEXT, B, C, H, V
+from test_model_against_frameworks import CONTEXT, B, C, H, V, their_model
 
-from numgpt import huggingface
+from numgpt import GPT, GPTConfig, huggingface
 from numgpt.formats.huggingface import their_name
 from numgpt.tuning.classifier import Classifier
 from numgpt.tuning.template import Template
@@ -14,7 +14,7 @@ from numgpt.verify.cases.classifier import batch_of
 
 pytestmark = pytest.mark.verify
 
-T, CHOICES, LM_WEIGHT = 7, 3, 0.5
+T, LM_WEIGHT = 7, 0.5
 TOLERANCE = 1e-11
 
 
@@ -23,12 +23,11 @@ def batch(kind, seed=0):
     return batch_of(np.random.default_rng((seed, 3)), sizes, kind, V)
 
 
-def ours(gpt, kind, weights=()):
-    """A classifier on a GPT, the last three of whose tokens are those between texts; weights of its head."""
+def ours(gpt, kind):
+    """A classifier on a GPT, the last of whose tokens are those between texts, with weights of order one."""
     template = Template(kind, V - (2 if kind == "classify" else 3))
-    model = cases.order_one(Classifier(gpt, template, None if kind == "choice" else ("a", "b", "c"), lm_weight=LM_WEIGHT),
-                            np.random.default_rng(5))
-    return model
+    model = Classifier(gpt, template, None if kind == "choice" else ("a", "b", "c"), lm_weight=LM_WEIGHT)
+    return cases.order_one(model, np.random.default_rng(5))
 
 
 def with_numgpt(model, ids, last, classes, targets):
@@ -51,10 +50,10 @@ def losses(logits, scores, classes, targets):
 def test_gpt1_with_two_heads_has_our_choices_scores_losses_and_gradients(tied):
     import torch
     import transformers
-    config = transformers.OpenAIGPTConfig(vocab_size=V, n_positions=CONTEXT, n_embd=C, n_layer=2, n_head=H, num_labels=1, tie_word_embeddings=tied,
-                                          summary_type="cls_index", summary_proj_to_labels=True, summary_first_dropout=0.0)
+    config = transformers.OpenAIGPTConfig(vocab_size=V, n_positions=CONTEXT, n_embd=C, n_layer=2, n_head=H, num_labels=1,
+                                          tie_word_embeddings=tied, summary_type="cls_index", summary_proj_to_labels=True,
+                                          summary_first_dropout=0.0)
     their = transformers.OpenAIGPTDoubleHeadsModel(config).double().eval()
-    from numgpt import GPT, GPTConfig
     gpt = GPT(GPTConfig(n_vocab=V, n_ctx=CONTEXT, n_layer=2, n_head=H, n_embd=C, norm="post", activation="gelu_tanh", tied=tied),
               dtype=np.float64)
     model = ours(gpt, "choice")
@@ -95,7 +94,6 @@ def test_gpt1_with_two_heads_has_our_choices_scores_losses_and_gradients(tied):
 @pytest.mark.parametrize("form", ["gpt2", "openai-gpt"])
 def test_a_task_on_transformers_body_written_in_torch_is_ours(kind, form, tmp_path):
     import torch
-    from test_model_against_frameworks import their_model
     their = their_model(form, 1)
     their.save_pretrained(tmp_path)
     gpt = huggingface.load(tmp_path, dtype=np.float64)
@@ -120,11 +118,14 @@ def test_a_task_on_transformers_body_written_in_torch_is_ours(kind, form, tmp_pa
     task, language = losses(logits, scores, *map(torch.from_numpy, (classes, targets)))
     loss = task + LM_WEIGHT * language
     loss.backward()
-    truth = {"scores": scores.detach().numpy(), "logits": logits.detach().numpy().reshape(*ids.shape, V), "loss": np.float64(loss.item())}
+    truth = {"scores": scores.detach().numpy(), "logits": logits.detach().numpy().reshape(*ids.shape, V),
+             "loss": np.float64(loss.item())}
     theirs = dict(their.named_parameters())
     for name, _ in model.named_params():
-        truth[name] = head[name.removeprefix("task.")].grad.numpy() if name.startswith("task.") else theirs[their_name(name, form)].grad.numpy()
-    for one in (found, truth):  # where a choice is not there
-        assert (one["scores"][last < 0] == -np.inf).all() if kind == "choice" else True
+        param = head[name.removeprefix("task.")] if name.startswith("task.") else theirs[their_name(name, form)]
+        truth[name] = param.grad.numpy()
+    for one in (found, truth):
+        if kind == "choice":
+            assert (one["scores"][last < 0] == -np.inf).all()  # where a choice is not there
         one["scores"] = np.where(np.isfinite(one["scores"]), one["scores"], 0)
     assert not beyond(TOLERANCE, errors(found, truth))

@@ -33,18 +33,23 @@ EXAMPLES = """examples:
 
 def register(commands) -> None:
     parser = commands.add_parser(
-        "classify", help="what a fine-tuned model takes lines for", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Print for each line the label that a model gives it, and how probable it is. A line is a text, or an\nobject of JSON as "
-                    "numgpt finetune reads it: in files that end in .jsonl, and always for pairs and\nchoices. Of choices, the label is the "
-                    "number of one, counted from 0.")
-    parser.add_argument("model", type=path, metavar="RUN", help="a run of numgpt finetune, whose best model is taken, or a file of one")
-    parser.add_argument("files", nargs="*", metavar="FILE", help="lines; - or none is standard input, which is answered line by line")
+        "classify", help="what a fine-tuned model takes lines for", epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Print for each line the label that a model gives it, and how probable it is. A line is a text,\n"
+                    "or an object of JSON as numgpt finetune reads it: in files that end in .jsonl, and always for pairs\n"
+                    "and choices. Of choices, the label is the number of one, counted from 0.")
+    parser.add_argument("model", type=path, metavar="RUN",
+                        help="a run of numgpt finetune, whose best model is taken, or a file of one")
+    parser.add_argument("files", nargs="*", metavar="FILE",
+                        help="lines; - or none is standard input, which is answered line by line")
     add = parser.add_argument
     add("--all", action="store_true", help="every label and its probability, the highest first")
     add("--json", action="store_true", help="print objects of JSON")
-    add("--table", action="store_true", help="of lines that say what is right: accuracy, precision, recall and what is taken for what")
+    add("--table", action="store_true",
+        help="of lines that say what is right: accuracy, precision, recall and what is taken for what")
     add("--truncate", action="store_true", help="cut texts that are too long for the context")
-    add("--skip-bad", action="store_true", help="count lines that cannot be used, and leave them out; else the first ends the command")
+    add("--skip-bad", action="store_true",
+        help="count lines that cannot be used, and leave them out; else the first ends the command")
     add("--batch", type=int, default=32, metavar="B", help="lines of a file that are read together (default: 32)")
     add("--tokenizer", type=path, metavar="PATH", help="where the model's tokenizer lies (default: in the run)")
     parser.set_defaults(run=run, error=parser.error)
@@ -80,22 +85,23 @@ def _loaded(arguments) -> tuple[Classifier, object]:
     model = files.load(arguments.model)
     if not isinstance(model, Classifier):
         kind = model.template.kind if isinstance(model, Tuned) else None
-        what = (f"was tuned to {kind}, not to classify" if kind else "was not tuned to classify: it tells which token comes next, and no more"
-                ) + f". numgpt finetune --task {', '.join(HEADS)} makes a model that does"
+        what = f"was tuned to {kind}, not" if kind else "tells which token comes next, and was not tuned"
+        what += f" to classify. numgpt finetune --task {', '.join(HEADS)} makes a model that does"
         raise FormatError(f"{arguments.model} {what}")
     tokenizer = load_tokenizer(arguments.tokenizer) if arguments.tokenizer else formats.tokenizer_of(arguments.model)
     if tokenizer is None:
         raise FormatError(f"no tokenizer lies with {arguments.model}: name one with --tokenizer")
     if tokenizer.n_vocab > model.template.n_base:
-        raise FormatError(f"the tokenizer has {tokenizer.n_vocab} tokens, the model {model.template.n_base} and those between texts: "
-                          "the one belongs to another model")
+        raise FormatError(f"the tokenizer has {tokenizer.n_vocab} tokens, the model {model.template.n_base} and those between "
+                          "texts: the one belongs to another model")
     return model, tokenizer
 
 
 def _verdicts(arguments, model: Classifier, tokenizer, name: str, bad: BadLines) -> Iterator[Verdict]:
     plain = model.template.kind == "classify" and Path(name).suffix not in JSON
     if plain and arguments.table:
-        raise FormatError(f"{called(name)} has plain lines, which do not say what is right: --table wants JSON lines, in a file that ends in .jsonl")
+        raise FormatError(f"{called(name)} has plain lines, which do not say what is right: --table wants JSON lines, in a "
+                          "file that ends in .jsonl")
     terminal = name == "-" and sys.stdin is not None and sys.stdin.isatty()
     if terminal:
         print(f"{'a text' if plain else 'an object of JSON'} a line; Ctrl-D ends", file=sys.stderr)
@@ -103,7 +109,8 @@ def _verdicts(arguments, model: Classifier, tokenizer, name: str, bad: BadLines)
     lines = Lines(model, bad, plain=plain, answers=arguments.table)
     with _opened(name) as file:
         batch = 1 if _interactive(name) else arguments.batch
-        yield from classified(model, tokenizer, lines.read(iter(file.readline, b""), called(name)), bad, batch=batch, truncate=arguments.truncate)
+        items = lines.read(iter(file.readline, b""), called(name))
+        yield from classified(model, tokenizer, items, bad, batch=batch, truncate=arguments.truncate)
 
 
 class _Told(BadLines):

@@ -66,7 +66,8 @@ class Confusion:
 
     def to_dict(self) -> dict:
         """In numbers that JSON can say; None for a share of nothing."""
-        shares = {name: [None if np.isnan(share) else float(share) for share in getattr(self, name)] for name in ("precision", "recall", "f1")}
+        shares = {name: [None if np.isnan(share) else float(share) for share in getattr(self, name)]
+                  for name in ("precision", "recall", "f1")}
         return {"n": int(self.counts.sum()), "accuracy": self.accuracy, "macro_f1": self.macro_f1, "labels": list(self.labels),
                 "counts": self.counts.tolist(), **shares}
 

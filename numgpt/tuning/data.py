@@ -67,7 +67,8 @@ class ExampleData(Data):
 
     def best(self, trainer):
         """The run's best model, which is the one that it leaves; without a folder, the last."""
-        return trainer.model if trainer.folder is None else trainer.load(trainer.folder.path / BEST)
+        path = trainer.folder and trainer.folder.path / BEST
+        return trainer.load(path) if path and path.exists() else trainer.model
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256()

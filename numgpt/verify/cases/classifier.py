@@ -18,7 +18,7 @@ N = {"similarity": 2, "choice": 3}  # sequences of an example, where they are se
 
 
 def batch_of(rng, s: Sizes, kind: str, n_vocab: int) -> tuple[np.ndarray, ...]:
-    """Rows that end before their last place or at it, with an id that repeats, a choice that is not there, and a class that is not known."""
+    """Rows that end before their last place or at it; an id repeats, a choice is not there, and a class is not known."""
     shape = (s.B, *([N[kind]] if kind in N else []))
     last = last_of(rng, s, *shape)
     if kind == "choice":
@@ -32,8 +32,8 @@ def batch_of(rng, s: Sizes, kind: str, n_vocab: int) -> tuple[np.ndarray, ...]:
     return ids, last, classes, targets
 
 
-def _classifier(kind: str, *, count: Callable | None = None, dropout: float = 0.0, recompute: bool = False, lm_weight: float = 0.3,
-                **changes) -> Callable:
+def _classifier(kind: str, *, count: Callable | None = None, dropout: float = 0.0, recompute: bool = False,
+                lm_weight: float = 0.3, **changes) -> Callable:
     def case(rng, s: Sizes) -> Case:
         s = replace(s, **{name: min(size, getattr(s, name)) for name, size in MOST.items()})
         template = Template(kind, s.V)
