@@ -15,6 +15,7 @@ from numgpt.files import FormatError
 from numgpt.layers.inputs import positive
 from numgpt.teach.terminal import width
 from numgpt.text import load_tokenizer
+from numgpt.threads import keep_memory, one_blas_thread
 from numgpt.tuning import files
 from numgpt.tuning.classifier import HEADS, Classifier
 from numgpt.tuning.classify import Lines, Verdict, classified, confusion
@@ -66,12 +67,14 @@ def run(arguments) -> int:
     names, bad = arguments.files or ["-"], BadLines(arguments.skip_bad)
     at_once = "-" in names
     verdicts = (verdict for name in names for verdict in _verdicts(arguments, model, tokenizer, name, bad))
+    keep_memory()
     try:
-        if arguments.table:
-            _table(arguments, verdicts, names)
-        else:
-            for verdict in verdicts:
-                print(_line(verdict, arguments), flush=at_once)
+        with one_blas_thread():  # matrices this small are slower with more
+            if arguments.table:
+                _table(arguments, verdicts, names)
+            else:
+                for verdict in verdicts:
+                    print(_line(verdict, arguments), flush=at_once)
     except KeyboardInterrupt:
         return 130
     if len(bad):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from numgpt.formats import BEST
+from numgpt.threads import one_blas_thread
 from numgpt.training.data import Data
 from numgpt.tuning.confusion import Confusion
 from numgpt.tuning.encoding import Rows
@@ -113,6 +114,7 @@ class ClassifyData(ExampleData):
 
     def confusion(self, model) -> Confusion:
         """How often each class is taken for each, of what is held out."""
-        predicted = [model.scores(ids, last).argmax(-1) for ids, last, _, _ in self.held_out()]
+        with one_blas_thread():
+            predicted = [model.scores(ids, last).argmax(-1) for ids, last, _, _ in self.held_out()]
         labels = model.labels or range(max(self.kept.classes.max(), max(map(np.max, predicted))) + 1)
         return Confusion.of(self.kept.classes, np.concatenate(predicted), labels)
