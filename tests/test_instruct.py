@@ -41,7 +41,7 @@ BOUND = 1e-13
 
 
 def rows_of(items):
-    return encode(Examples("instruct", items, [Origin("data", i) for i in range(len(items))]), Template("instruct", 8), TOKENIZER, N_CTX)
+    return encode(Examples("instruct", items, [Origin("data", i) for i in range(len(items))]), Template("instruct", 8), TOKENIZER, 300)
 
 
 def data_of(items=ITEMS, kept=ITEMS[:3], *, batch=4, n_ctx=N_CTX, tokens=None, seed=0, **options):
@@ -178,6 +178,8 @@ def test_rows_that_cannot_be_are_refused(options, sentence):
 
 
 def test_rows_may_be_shorter_than_the_context():
+    assert [data_of(n_ctx=n_ctx).T for n_ctx in (19, 300)] == [19, 256]
+    assert data_of([Instruction("ab" * 140, "c")], n_ctx=300).T == 2 * 140 + 1 + 3
     data = data_of(tokens=7)
     assert data.batch(0)[0].shape == (4, 7)
     model = model_of()

@@ -40,7 +40,7 @@ def register(commands) -> None:
     add("--turns", type=float, metavar="SHARE", help="of rows of instruct whose examples see each other, as turns of a conversation (default: 0, "
                                                      "of drawn examples 0.25): so numgpt chat may remember what was said")
     runs.add_how(parser, steps="as --epochs has it", epochs="times through the examples (default: 3)", batch="examples in a batch; of instruct, rows that several share",
-                 tokens="in such a row")
+                 tokens="in such a row (default: 256, if the longest example has no more and the context no less)")
     runs.add_where(parser, "TASK", eval_tokens=False)
     parser.set_defaults(run=run, error=parser.error)
 

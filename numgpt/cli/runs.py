@@ -19,7 +19,7 @@ SETTINGS = ("steps", "minutes", "epochs", "batch", "tokens", "shards", "pieces",
 
 
 def add_how(parser, *, steps: str = "the preset's", epochs: str = "times through the text, which then comes window by window",
-            batch: str = "sequences in a batch", tokens: str = "in a sequence") -> None:
+            batch: str = "sequences in a batch", tokens: str = "in a sequence (default: the model's context)") -> None:
     how = parser.add_argument_group("how")
     length = how.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int, metavar="N", help=f"stop after so many steps (default: {steps}),")
@@ -28,7 +28,7 @@ def add_how(parser, *, steps: str = "the preset's", epochs: str = "times through
     add = how.add_argument
     add("--batch", type=int, metavar="B", help=batch)
     if tokens:
-        add("--tokens", type=int, metavar="T", help=f"tokens {tokens} (default: the model's context)")
+        add("--tokens", type=int, metavar="T", help=f"tokens {tokens}")
     add("--shards", type=int, metavar="N", help="threads that share a batch (default: 2); the bits of a run depend on it, and not on the cores")
     add("--pieces", type=int, metavar="N", help="take each shard's sequences in so many pieces, to save memory (default: 1)")
     add("--optimizer", choices=OPTIMIZERS)

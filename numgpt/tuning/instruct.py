@@ -11,6 +11,7 @@ from numgpt.tuning.packing import Packed, deal, packed
 from numgpt.tuning.talk import answer
 from numgpt.tuning.tuned import Tuned
 
+ROW = 256  # tokens of a row, if the longest example has no more and nothing else is said
 SHOWN = 5  # answers below the last line of a run
 TURNS = 4  # sets the generator of what is a conversation apart from others
 NUMBERS = 1 << 24  # scores that an evaluation holds at once
@@ -52,7 +53,8 @@ class InstructData(ExampleData):
         self.turns = turns
 
     def prepare(self, settings, n_ctx):
-        T, longest = settings.tokens or n_ctx, max(self.train.T, self.kept.T)
+        longest = max(self.train.T, self.kept.T)
+        T = settings.tokens or min(n_ctx, max(longest, ROW))
         if T > n_ctx:
             raise ValueError(f"rows of {T} tokens do not fit into the model's context of {n_ctx}")
         if T < longest:

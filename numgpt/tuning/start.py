@@ -84,7 +84,7 @@ def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, hel
         raise ValueError("lora_alpha and lora_layers would do nothing without lora, a rank")
     if lora is not None and base is None:
         raise ValueError("LoRA is trained beside weights that have learned something: name the model to begin with")
-    usual = dict(what.drawn.settings if not paths else what.settings if base is not None else FRESH_SETTINGS)
+    usual = dict(what.drawn.settings if not paths else what.settings if base is not None else {**FRESH_SETTINGS, **what.fresh})
     options, reads = ({name: settings.pop(name, usual.pop(name, default)) for name, default in of.items()} for of in (what.options, what.reads))
     chosen = Settings.of(usual, **settings)
     source = {"stage": stage, "command": what.command, "files": [str(Path(path).resolve()) for path in paths],

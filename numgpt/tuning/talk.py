@@ -83,7 +83,7 @@ def answering(model, template: Template, tokenizer, ids: Sequence[int], n_tokens
     if "end" not in template.special:
         raise ValueError(f"a model tuned to {template.kind} has no <end>, and does not answer")
     end, silent = template.special["end"], {getattr(tokenizer, "end", None), *getattr(tokenizer, "special", {}).values()}
-    allowed = [*(token for token in range(tokenizer.n_vocab) if token not in silent), end]
+    allowed = np.array([*(token for token in range(tokenizer.n_vocab) if token not in silent), end])
     decoder = Decoder(model, [ids])
     for i in range(positive(n_tokens, "n_tokens")):
         token = draw(filters(only(decoder.scores[0], allowed), decoder.texts[0]), rng)
