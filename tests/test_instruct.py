@@ -157,13 +157,22 @@ def test_batches_depend_on_the_seed_and_the_step_alone_and_bring_each_row_once_a
     assert all(sorted(rows[i:i + len(data.rows)]) == sorted(data.rows.ids.tolist()) for i in (0, len(data.rows)))
 
 
-def test_of_a_share_of_rows_the_examples_are_turns_that_see_what_was_before():
+def test_a_share_of_rows_are_examples_drawn_at_random_each_of_which_sees_what_was_before():
     plain, half = data_of(batch=100), data_of(batch=100, turns=0.5)
     (ids, targets, segments), (ids2, targets2, segments2) = plain.batch(3), half.batch(3)
-    assert np.array_equal(ids, ids2) and np.array_equal(targets, targets2)
-    one = (segments2 == 0).all(-1)
-    assert 30 < one.sum() < 70 and np.array_equal(segments[~one], segments2[~one])  # of 100 with chances of a half
-    assert (half.rows.segments == plain.rows.segments).all()  # not those of other steps
+    turns = (segments != segments2).any(-1)
+    assert 30 < turns.sum() < 70  # of 100 with chances of a half
+    assert all(np.array_equal(a[~turns], b[~turns]) for a, b in ((ids, ids2), (targets, targets2)))
+    alone = {tuple(ids[0].tolist()): targets[0].tolist() for ids, targets in written_out()}
+    orders = set()
+    for ids, targets, segments in zip(ids2[turns], targets2[turns], segments2[turns]):
+        n = int((segments == 0).sum())
+        assert (np.sort(segments) == segments).all() and (targets[n:] == IGNORE).all()
+        starts = [*np.flatnonzero(ids[:n] == USER).tolist(), n]
+        sequences = [tuple(ids[a:b].tolist()) for a, b in zip(starts, starts[1:])]
+        assert [target for sequence in sequences for target in alone[sequence]] == targets[:n].tolist()
+        orders.add(tuple(sequences))
+    assert len(orders) > 20 and half.batch(3)[0].tolist() == ids2.tolist() != half.batch(4)[0].tolist()
     assert all(np.array_equal(a, b) for a, b in zip(next(half.held_out()), next(plain.held_out())))
 
 
@@ -272,7 +281,7 @@ def test_an_interrupted_run_arrives_at_the_same_bits(tmp_path, monkeypatch, draw
     with Tuner.resume(tmp_path / "b") as trainer:
         sentences = [trainer.data.template.text(ids[0][begin[0]:], trainer.data.tokenizer) for ids, begin in
                      zip(trainer.data.train.ids, trainer.data.train.begins)]
-        assert any(said.startswith(synthetic.LONG) for said in sentences) == (kind == "instruct-mixed") and trainer.data.turns == 0.25
+        assert any(said.startswith(synthetic.LONG) for said in sentences) == (kind == "instruct-mixed") and trainer.data.turns == 0.5
         trainer.run()
     assert differing(tmp_path / "a", tmp_path / "b") == []
 
@@ -292,7 +301,7 @@ def test_the_command_reads_a_file_and_says_what_the_model_answers(tmp_path, monk
     lines = [json.loads(line) for line in open("run/metrics.jsonl")]
     assert [set(line) >= {"val_loss", "exact", "perplexity"} for line in lines] == [True, False, True]
     with Tuner.resume("run") as trainer:
-        assert trainer.data.T == 20 and trainer.data.turns == 0.5 and trainer.model.config.n_ctx == 4 * 7
+        assert trainer.data.T == 20 and trainer.data.turns == 0.5 and trainer.model.config.n_ctx == 3 * 7
 
 
 @pytest.mark.parametrize("words, sentence", [

@@ -37,8 +37,8 @@ def register(commands) -> None:
     add = parser.add_argument_group("the task").add_argument
     add("--labels", metavar="A,B,...", type=_labels, help="the only labels there may be (default: those of the examples)")
     add("--lm-weight", type=float, metavar="W", help="of the language model's loss beside the task's (default: 0.5)")
-    add("--turns", type=float, metavar="SHARE", help="of rows of instruct whose examples see each other, as turns of a conversation (default: 0, "
-                                                     "of drawn examples 0.25): so numgpt chat may remember what was said")
+    add("--turns", type=float, metavar="SHARE", help="of rows of instruct that are turns of a conversation, each of which sees what was said "
+                                                     "before (default: 0, of drawn examples 0.5): so numgpt chat may remember it")
     runs.add_how(parser, steps="as --epochs has it", epochs="times through the examples (default: 3)", batch="examples in a batch; of instruct, rows that several share",
                  tokens="in such a row (default: 256, if the longest example has no more and the context no less)")
     runs.add_where(parser, "TASK", eval_tokens=False)

@@ -7,6 +7,7 @@ import numpy as np
 
 from numgpt.layers.inputs import IGNORE
 from numgpt.tuning.data import ExampleData
+from numgpt.tuning.encoding import PAD
 from numgpt.tuning.packing import Packed, deal, packed
 from numgpt.tuning.talk import answer
 from numgpt.tuning.tuned import Tuned
@@ -40,8 +41,9 @@ class Instructed(Tuned):
 class InstructData(ExampleData):
     """Prompts and responses, packed.
 
-    turns   the share of rows, drawn anew for each step, whose examples do see each other, as the turns of one conversation:
-            what numgpt chat remembers looks like that, and places behind the longest example are met nowhere else
+    turns   the share of rows that are, in place of those that were packed, turns of one conversation, which see what was said
+            before: examples drawn at random, for packed ones are of like lengths, and their borders would be learned by heart.
+            What numgpt chat remembers looks like that, and places behind the longest example are met nowhere else
     """
 
     forms = (("exact", "{:.1%} exact"), ("perplexity", "perplexity {:.2f}"))
@@ -73,7 +75,23 @@ class InstructData(ExampleData):
     def batch(self, step):
         ids, targets, segments = self.taken(self.rows, self.dealt(step))
         if self.turns:
-            segments[np.random.default_rng((self.seed, step, TURNS)).random(self.B) < self.turns] = 0
+            rng = np.random.default_rng((self.seed, step, TURNS))
+            for row in np.flatnonzero(rng.random(self.B) < self.turns):
+                ids[row], targets[row], segments[row] = self.conversation(rng)
+        return ids, targets, segments
+
+    def conversation(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """A row of examples drawn at random, up to the first that has no room: one segment, and what is padded another."""
+        ids, targets, segments = np.full(self.T, PAD), np.full(self.T, IGNORE), np.ones(self.T, np.int64)
+        start = 0
+        for i in rng.integers(len(self.train), size=self.T).tolist():
+            (sequence,), (begin,) = self.train.ids[i], self.train.begins[i]
+            stop = start + len(sequence)
+            if stop > self.T:
+                break
+            ids[start:stop], segments[start:stop] = sequence, 0
+            targets[start + begin - 1:stop - 1] = sequence[begin:]
+            start = stop
         return ids, targets, segments
 
     def held_out(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

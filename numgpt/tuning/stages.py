@@ -90,7 +90,7 @@ def _policy(gpt: GPT, data: DPOData, *, rng, **options) -> DPOModel:
 
 BRACKETS = Drawn("brackets", 20_000, 2000, dict(n_layer=4, n_head=4, n_embd=64, std=0.1), {**SMALL, "steps": 4000, "eval_every": 500})
 WORDS = Drawn("instruct", 20_000, 1000, dict(n_layer=4, n_head=4, n_embd=64, std=0.1),
-              {**SMALL, "batch": 32, "lr": 4e-3, "min_lr": 4e-4, "steps": 1200, "turns": 0.25}, distinct=False)
+              {**SMALL, "batch": 48, "lr": 4e-3, "min_lr": 4e-4, "steps": 1500, "turns": 0.5}, distinct=False)
 SHORTER_REWARD = Drawn("shorter", 4000, 500, WORDS.config, {**SMALL, "lr": 5e-4, "min_lr": 5e-5, "steps": 200, "warmup": 20, "eval_every": 50})
 SHORTER_DPO = Drawn("shorter", 4000, 500, WORDS.config, {**SMALL, "lr": 1e-4, "min_lr": 1e-5, "steps": 100, "warmup": 10, "weight_decay": 0.0,
                                                          "eval_every": 10})
@@ -99,7 +99,7 @@ STAGES = {
     "classify": _classifying("classify", drawn=BRACKETS),
     **{kind: _classifying(kind) for kind in ("pairs", "similarity", "choice")},
     "instruct": Stage("finetune", "instruct", _instructed, InstructData, {}, drawn=WORDS, reads={"turns": 0.0},
-                      settings={**GPT1, "batch": 8}, fresh={"batch": 16}, room=4),  # of rows, each of several examples
+                      settings={**GPT1, "batch": 8}, fresh={"batch": 16}, room=3),  # of rows, each of several examples
     "reward": Stage("align", "preference", _reward_model, RewardData, {}, drawn=SHORTER_REWARD, settings=INSTRUCT_GPT),
     "dpo": Stage("align", "preference", _policy, DPOData, {"beta": 0.1, "smoothing": 0.0}, drawn=SHORTER_DPO, reads={"max_kl": None},
                  settings=DPO_PAPER),
