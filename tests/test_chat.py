@@ -12,6 +12,7 @@ from numgpt.cli import main
 from numgpt.text import BPETokenizer, CharTokenizer
 from numgpt.tuning.classifier import Classifier
 from numgpt.tuning.instruct import Instructed
+from numgpt.tuning.reward import RewardModel
 from numgpt.tuning.talk import Talk, answer, answering
 from numgpt.tuning.template import Template
 from numgpt.verify import cases
@@ -231,7 +232,9 @@ def test_a_model_that_was_not_taught_to_answer_is_told_how_it_is(tmp_path, call)
     status, _, err = call(tmp_path / "plain.safetensors")
     assert status == 1 and "was not taught to answer: teach it with numgpt finetune" in err and '"response"' in err
     Classifier(gpt_of(12), Template("classify", 10), (0, 1), rng=np.random.default_rng(0)).save(tmp_path / "judge.safetensors")
-    assert "judge.safetensors was tuned to classify, and does not answer: teach it with numgpt finetune" in call(tmp_path / "judge.safetensors")[2]
+    assert "judge.safetensors was tuned to classify, and does not answer: teach a model with numgpt finetune" in call(tmp_path / "judge.safetensors")[2]
+    RewardModel(gpt_of(), Template("preference", len(CHARACTERS)), rng=np.random.default_rng(0)).save(tmp_path / "reward.safetensors")
+    assert "reward.safetensors was tuned to reward, and does not answer" in call(tmp_path / "reward.safetensors")[2]
     assert "there is no model" in call(tmp_path / "no.safetensors")[2]
 
 
@@ -240,6 +243,12 @@ def test_a_model_tuned_to_preferences_answers_too(tmp_path, call):
     Instructed(gpt_of(), Template("preference", len(CHARACTERS))).save(tmp_path / "dpo.safetensors")
     status, out, _ = call(tmp_path / "dpo.safetensors", "--temperature", 0, given=b"ab\n")
     assert status == 0 and len(out) > 1
+
+
+def test_a_tokenizer_that_has_more_tokens_than_the_model_was_taught_with_is_refused(desk, call, tmp_path):
+    CharTokenizer(CHARACTERS + "i").save(tmp_path / "more.json")  # whose last would be <user>
+    status, _, err = call(desk / "model.safetensors", "--tokenizer", tmp_path / "more.json")
+    assert status == 1 and "the tokenizer has 11 tokens, and <user>, <assistant> and <end> stand after 10 others" in err
 
 
 @pytest.mark.parametrize("words, sentence", [

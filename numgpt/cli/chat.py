@@ -14,6 +14,7 @@ from numgpt.teach.terminal import Ink, coloured
 from numgpt.tuning import files
 from numgpt.tuning.talk import Talk
 
+JUDGES = ("reward",)  # kinds that have the tokens of a turn, and were not taught to write any
 COMMANDS = {"/reset": "forgets what was said", "/quit": "ends (as Ctrl-D does)"}
 EXAMPLES = """examples:
   numgpt finetune --task instruct               a small model learns to sort and to add, asked in words
@@ -69,10 +70,14 @@ def _speaker(arguments) -> tuple:
     path = arguments.model
     template = files.template_of(path) if path.exists() else None
     model, tokenizer = models.loaded(arguments)
-    if template is None or "end" not in template.special:
-        was = "was not taught to answer" if template is None else f"was tuned to {template.kind}, and does not answer"
-        raise FormatError(f"{path} {was}: teach it with numgpt finetune {path} DATA.jsonl --task instruct, where a line of DATA is like "
-                          '{"prompt": "add 12 and 30", "response": "42"}')
+    kind = None if template is None else files.told_at(path).get("kind", template.kind)
+    if kind is None or kind in JUDGES or "end" not in template.special:
+        was = "was not taught to answer" if kind is None else f"was tuned to {kind}, and does not answer"
+        raise FormatError(f"{path} {was}: teach {'a model' if kind else 'it'} with numgpt finetune {'MODEL' if kind else path} DATA.jsonl "
+                          '--task instruct, where a line of DATA is like {"prompt": "add 12 and 30", "response": "42"}')
+    if tokenizer.n_vocab > template.n_base or template.n_vocab > model.config.n_vocab:
+        raise FormatError(f"the tokenizer has {tokenizer.n_vocab} tokens, and <user>, <assistant> and <end> stand after {template.n_base} others: "
+                          "it is not the one that the model was taught with")
     return model, template, tokenizer
 
 

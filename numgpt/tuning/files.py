@@ -60,10 +60,15 @@ def tuned_to(path) -> dict | None:
     return about
 
 
-def template_of(path) -> Template | None:
-    """How examples are written for the model at a path, such as a run's folder; None, if it was not tuned."""
+def told_at(path) -> dict | None:
+    """What is said of the tuned model at a path, such as a run's folder; None, if it was not tuned."""
     kind = kind_of(path)
-    about = tuned_to(Path(path) / BEST if kind == "run" else path) if kind in ("run", "numgpt") else None
+    return tuned_to(Path(path) / BEST if kind == "run" else path) if kind in ("run", "numgpt") else None
+
+
+def template_of(path) -> Template | None:
+    """How examples are written for the model at a path; None, if it was not tuned."""
+    about = told_at(path)
     try:
         return None if about is None else Template.from_dict(about["template"])
     except KeyError:
