@@ -4,7 +4,10 @@ import argparse
 
 from numgpt.cli import runs
 from numgpt.cli.finetune import LORA, add_data, parted, resumed, say_bad, shown, without_lora
-from numgpt.training.settings import Settings
+from numgpt.cli.options import said
+from numgpt.config import GPTConfig
+from numgpt.model import GPT
+from numgpt.tuning import synthetic
 from numgpt.tuning.stages import STAGES
 from numgpt.tuning.start import Tuner, prepare
 
@@ -14,8 +17,8 @@ EXAMPLES = """a line of DATA is an object of JSON:
   reward, dpo   {"prompt": "add 12 and 30", "chosen": "42", "rejected": "the answer is 42"}
 
 examples:
-  numgpt align --by dpo                                  shorter answers are preferred: drawn pairs, and a start model that is made first
-  numgpt align runs/instruct-1 --by dpo --max-kl 5          the same from a start model that is there; it ends where KL is above 5 nats
+  numgpt align --by dpo                                  shorter answers are preferred: drawn pairs, and a model to begin with, made first
+  numgpt align runs/instruct-1 --by dpo --max-kl 5       the same from a model that is there; it ends where KL is above 5 nats
   numgpt align runs/instruct-1 pairs.jsonl --by dpo --beta 0.3
   numgpt align runs/instruct-1 pairs.jsonl --by reward   a score for each answer: what PPO learns from
   numgpt align --resume runs/dpo-1                       goes on, bit for bit, from where it was interrupted
@@ -55,17 +58,25 @@ def _check(arguments) -> None:
     """What is wrong in the options, before a start model has taken its minutes."""
     if arguments.by is None:
         arguments.error(f"say how with --by: {', '.join(WAYS)}")
-    runs.refuse_idle(arguments, (
-        without_lora(arguments), (arguments.validation, "--validation is what is held out", ("held_out",)),
-        (True, f"it is not of --by {arguments.by}", tuple(name for name in OWN if name not in STAGES[arguments.by].own))))
     try:
         model, data = parted(arguments.files)
-        Settings.of(STAGES[arguments.by].settings, **runs.given(arguments, runs.SETTINGS))
-    except (ValueError, TypeError) as error:
-        arguments.error(str(error))
+    except ValueError as error:
+        arguments.error(said(error))
+    of_files = tuple(name for name in ("validation", "held_out", "skip_bad", "truncate") if getattr(arguments, name))
+    runs.refuse_idle(arguments, (
+        without_lora(arguments), (arguments.validation and data, "--validation is what is held out", ("held_out",)),
+        (not data, "it is for files of examples, and none is named", of_files),
+        (model is None, "the tokenizer of drawn examples is made for them", ("tokenizer",)),
+        (True, f"it is not of --by {arguments.by}", tuple(name for name in OWN if name not in STAGES[arguments.by].own))))
     if model is None and data:
         arguments.error("say which model is to learn from these preferences: one that follows instructions, such as numgpt finetune "
                         "MODEL --task instruct makes")
+    if model is None:
+        base = GPT(GPTConfig(n_vocab=synthetic.TOKENIZER.n_vocab, n_ctx=128, n_layer=1, n_head=1, n_embd=4))
+        try:
+            prepare(arguments.by, base, tokenizer=synthetic.TOKENIZER, **_options(arguments)).close()
+        except (ValueError, TypeError) as error:
+            arguments.error(said(error))
 
 
 def _started(arguments):
@@ -75,7 +86,8 @@ def _started(arguments):
     def begin(report) -> Tuner:
         if report is not None:
             print("first, as no MODEL is named, one that answers in a sentence as often as not:", flush=True)
-        begun.append(prepare("instruct", drawn="instruct-mixed", folder=runs.numbered("instruct"), report=report, **runs.given(arguments, ("dtype", "seed", "shards"))))
+        begun.append(prepare("instruct", drawn="instruct-mixed", folder=runs.numbered("instruct"), report=report,
+                             **runs.given(arguments, ("dtype", "seed", "shards", "recompute"))))
         return begun[0]
 
     def left(trainer) -> str:
@@ -85,14 +97,17 @@ def _started(arguments):
     return status, begun[0].folder.path if begun else None
 
 
+def _options(arguments) -> dict:
+    return runs.given(arguments, ("validation", "held_out", "skip_bad", "truncate", "tokenizer", "dtype", "recompute", *LORA, *OWN, *runs.SETTINGS))
+
+
 def _resumed(arguments, report) -> Tuner:
     return resumed(arguments, COMMAND, OTHERS, report)
 
 
 def _prepared(arguments, report) -> Tuner:
     model, data = parted(arguments.files)
-    options = runs.given(arguments, ("validation", "held_out", "skip_bad", "truncate", "tokenizer", "dtype", "recompute", *LORA, *OWN, *runs.SETTINGS))
-    trainer = prepare(arguments.by, model, data, folder=arguments.out or runs.numbered(arguments.by), report=report, **options)
+    trainer = prepare(arguments.by, model, data, folder=arguments.out or runs.numbered(arguments.by), report=report, **_options(arguments))
     say_bad(trainer, report)
     if report is not None and not trainer.source["known"]:
         print(f"{model} was not tuned to follow instructions, and has never seen where a prompt ends: numgpt finetune {model} FILE "
