@@ -53,6 +53,7 @@ def test_a_run_says_what_it_measures_and_goes_on_bit_for_bit(called, desk, way, 
     assert (status, err) == (0, "")
     assert out.count("% in order") == 3 and out.count("margin") == 3  # at 0, 2 and 4
     assert out.count("nats an answer") == out.count("answers to prompts held out, before and after") * 3 == (3 if way == "dpo" else 0)
+    assert ("rewards of answers held out, chosen and rejected:" in out) == (way == "reward")
     assert "not tuned to follow instructions" not in out
     assert isinstance(files.load(desk / f"{way}-whole" / "best.safetensors"), kind)
     called("start", "pairs.jsonl", "--by", way, *SHORT, "--steps", 2, "--schedule", "constant", "--quiet", "--out", f"{way}-parts")
@@ -65,6 +66,7 @@ def test_a_run_says_what_it_measures_and_goes_on_bit_for_bit(called, desk, way, 
 def test_a_run_that_kl_ended_says_so_and_does_not_go_on(called, desk):
     status, out, _ = called("start", "pairs.jsonl", "--by", "dpo", *SHORT, "--steps", 40, "--lr", 3e-2, "--max-kl", 0.5, "--out", "bound")
     assert status == 0 and "ended early: KL to the start is " in out and "above the 0.5 it was given" in out
+    assert "KL 0.00 of 0.5 nats an answer" in out
     n_done = read_metrics(desk / "bound")[-1]["step"]
     assert n_done < 40
     status, out, _ = called("--resume", "bound", "--steps", 60)

@@ -34,10 +34,10 @@ def register(commands) -> None:
                     "The run leaves a folder as numgpt train does.")
     add_data(parser, "the preferences", WAYS, option="--by", about="how it learns from them: a reward model, or the policy itself (DPO)")
     add = parser.add_argument_group("the policy").add_argument
-    add("--beta", type=float, metavar="B", help="DPO's: the price of a nat of KL to the start (default: 0.1)")
+    add("--beta", type=float, metavar="B", help="DPO's: the price of a nat of KL to the start (default: 0.1, of drawn pairs 1)")
     add("--smoothing", type=float, metavar="SHARE", help="DPO's: of the choices, those that are taken to be mistakes (default: 0)")
     add("--max-kl", type=float, metavar="NATS", help="end where an evaluation finds a KL to the start above it, for each answer; "
-                                                     "best.safetensors is from below (default: any)")
+                                                     "best.safetensors is from within (default: any, of drawn pairs 1.5)")
     runs.add_how(parser, steps="as --epochs has it", epochs="times through the examples (default: 1)", batch="examples in a batch", tokens=False)
     runs.add_where(parser, "WAY", eval_tokens=False)
     parser.set_defaults(run=run, error=parser.error)

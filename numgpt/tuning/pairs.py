@@ -37,6 +37,16 @@ class RewardData(ExampleData):
         return {"val_loss": total / len(self.kept), "accuracy": float((margins > 0).mean()), "margin": float(margins.mean(dtype=np.float64))}
 
 
+    def shown(self, trainer):
+        """Pairs that are held out, with their rewards."""
+        batch, lines = self.kept.at(np.arange(min(3, len(self.kept)))), ["rewards of answers held out, chosen and rejected:"]
+        for i, rewards in enumerate(trainer.model.score(batch.ids, batch.last)):
+            ids, begins = self.kept.ids[i], self.kept.begins[i]
+            lines.append(f"  {self.template.text(ids[0][1:begins[0] - 1], self.tokenizer)}")
+            lines += [f"    {r:+.2f}  {self.template.text(text[begin:], self.tokenizer)}" for r, text, begin in zip(rewards, ids, begins)]
+        return "\n".join(lines)
+
+
 class DPOData(ExampleData):
     """Pairs for a policy, with their log-probabilities by the reference, which stays at hand to measure KL by.
 
@@ -51,6 +61,8 @@ class DPOData(ExampleData):
         if max_kl is not None and not 0 < max_kl < math.inf:
             raise ValueError(f"max_kl, the nats of KL that an answer may have, must be above 0 and finite; got {max_kl}")
         self.max_kl, self.reference, self.known = max_kl, None, None
+        if max_kl is not None:
+            self.forms = tuple((name, f"KL {{:.2f}} of {max_kl:g} nats an answer" if name == "kl" else form) for name, form in self.forms)
 
     def begins_with(self, model):
         self.reference = model.astype(model.values.dtype)
