@@ -26,7 +26,7 @@ WORDS = ("bad", "cab", "fig", "hid", "jab", "egg", "ace", "ice", "jig", "beg")
 LINES = {"instruct": [{"prompt": word, "response": word[::-1]} for word in WORDS],
          "classify": [{"text": word, "label": "i" if "i" in word else "none"} for word in WORDS],
          "dpo": [{"prompt": word, "chosen": word[0], "rejected": word} for word in WORDS]}
-HOW = ("--steps", 4, "--batch", 4, "--eval-every", 2, "--lr", 0.02, "--held-out", 0.3)
+HOW = ("--steps", 4, "--batch", 4, "--eval-every", 2, "--lr", 0.02, "--held-out", 0.3, "--seed", 5)  # loading draws by another seed
 
 
 def base_of(form: str = "tied", seed: int = 0, **changes) -> GPT:
@@ -107,8 +107,8 @@ def test_the_run_says_how_much_is_trained(desk, tmp_path, monkeypatch, capsys):
     words = ["finetune", desk / "tied", desk / "classify.jsonl", "--task", "classify", "--lora", 2, "--out", tmp_path / "run", *HOW]
     assert main([*map(str, words)]) == 0
     model = files.load(tmp_path / "run")
-    # of both layers' qkv (15, 45) rank 2, and the head's two classes
-    assert f"parameters trained: {2 * 2 * (15 + 45) + 2 * 15 + 2:,} of {model.n_params + 240:,}" in capsys.readouterr().out.splitlines()
+    n = 2 * 2 * (15 + 45 + 15 + 15 + 15 + 60 + 60 + 15)  # of rank 2, in both layers, beside qkv, out, up and down
+    assert f"parameters trained: {n + 2 * 15 + 2:,} of {model.n_params + n:,}" in capsys.readouterr().out.splitlines()
 
 
 def test_what_a_run_by_lora_leaves_is_a_model_like_any_other(runs, monkeypatch, capsys):
@@ -179,6 +179,14 @@ def test_a_checkpoint_with_adapters_is_begun_with_merged(runs, desk):
         assert np.array_equal(trainer.model.values, merged.values) and trainer.model.grads.size == merged.n_params
 
 
+def test_the_usual_rate_is_ten_times_as_high_unless_one_is_given(desk):
+    rates = {}
+    for lora, given in ((None, {}), (2, {}), (2, {"lr": 1e-3})):
+        with prepare("classify", desk / "tied", desk / "classify.jsonl", lora=lora, **given) as trainer:
+            rates[lora, *given.values()] = trainer.settings.lr
+    assert rates == {(None,): 6.25e-5, (2,): 10 * 6.25e-5, (2, 1e-3): 1e-3}
+
+
 @pytest.mark.parametrize("words, sentence", [
     (["--lora", 2], "LoRA is trained beside weights that have learned something: name the model to begin with"),
     (["tied", "--lora-alpha", 2], "--lora-alpha would do nothing here: LoRA has a rank, which --lora says"),
@@ -192,7 +200,8 @@ def test_what_cannot_be_trained_is_said(desk, capsys, words, sentence):
     assert re.search(sentence, said) and not (desk / "none").exists()
 
 
-def test_align_refuses_an_idle_option_before_it_makes_a_start_model(capsys):
+def test_align_refuses_an_idle_option_before_it_makes_a_start_model(monkeypatch, capsys):
+    monkeypatch.delattr("numgpt.cli.align.prepare")
     assert "--lora-layers would do nothing here" in failed(capsys, "align", "--by", "dpo", "--lora-layers", "all")
 
 

@@ -57,10 +57,10 @@ def add_data(parser, title: str, tasks, *, option: str = "--task", about: str = 
     add("--skip-bad", action="store_true", help="count lines that cannot be used, and leave them out; else the first ends the command")
     add("--truncate", action="store_true", help="cut texts that are too long for the context")
     add("--tokenizer", type=path, metavar="PATH", help="where the model's tokenizer lies (default: beside the weights)")
-    add("--lora", type=int, metavar="RANK", help="train small matrices beside the weights, which stay as they are: so much less is trained and kept; "
-                                                 "the run's adapters.safetensors has them alone")
+    add("--lora", type=int, metavar="RANK", help="train small matrices beside the weights, which stay as they are: much less is trained and kept, and the "
+                                                 "run's adapters.safetensors has it alone. The usual rate is then ten times as high")
     add("--lora-alpha", type=float, metavar="A", help="they count A / RANK times (default: once)")
-    add("--lora-layers", type=_names, metavar="NAMES", help="beside which: attention,ffn or all or blocks.*.ffn.up (default: attention.qkv)")
+    add("--lora-layers", type=_names, metavar="NAMES", help="beside which: attention,ffn or all or blocks.*.ffn.up (default: all)")
     add("--dtype", choices=("float32", "float64"), help="of the parameters (default: as they are stored)")
     add("--recompute", action="store_true", help="keep less for backward, and compute it again: less memory, more time")
 

@@ -24,6 +24,7 @@ from numgpt.tuning.tuned import Tuned
 ADAPTERS = "adapters.safetensors"  # in a run's folder, those of its best model, alone
 HELD = 3  # sets the generator that chooses what is held out apart from others
 LONGEST = 1024  # tokens in the context of a model from nothing
+LORA_RATE = 10  # as many times as high is the rate at which adapters learn as fast as a whole model does, in what we measured
 FRESH, FRESH_SETTINGS = dict(n_layer=4, n_head=4, n_embd=128), {**SMALL, "epochs": 10}  # a model from nothing, on somebody's examples
 
 
@@ -66,7 +67,8 @@ def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, hel
     skip_bad    lines that cannot be used are counted and left out; truncate: a row too long for the context is cut
     drawn       what synthetic.py draws where there are no paths; None: what the stage has
     lora        the rank of adapters that are trained in place of the base's weights, with the task's head; None: all is trained
-    lora_alpha, lora_layers   as adapters.add has them
+                (see adapters.py). Rows of tokens that are new stay as they were drawn
+    lora_alpha, lora_layers   as adapters.add has them, but beside all Linears of the blocks where nothing is said
     settings    the stage's own options, and see Settings
     """
     if stage not in STAGES:
@@ -85,6 +87,8 @@ def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, hel
     if lora is not None and base is None:
         raise ValueError("LoRA is trained beside weights that have learned something: name the model to begin with")
     usual = dict(what.drawn.settings if not paths else what.settings if base is not None else {**FRESH_SETTINGS, **what.fresh})
+    if lora is not None and paths:
+        usual |= {name: LORA_RATE * usual[name] for name in ("lr", "min_lr")}
     options, reads = ({name: settings.pop(name, usual.pop(name, default)) for name, default in of.items()} for of in (what.options, what.reads))
     chosen = Settings.of(usual, **settings)
     source = {"stage": stage, "command": what.command, "files": [str(Path(path).resolve()) for path in paths],
@@ -107,7 +111,7 @@ def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, hel
     data.begins_with(model)
     if lora is not None:
         task = ["task"] if "task" in vars(model) else []
-        adapters.add(model, lora, alpha=lora_alpha, layers=lora_layers or adapters.LAYERS, also=task, seed=rng)
+        adapters.add(model, lora, alpha=lora_alpha, layers=lora_layers or "all", also=task, seed=rng)
     return Tuner(model, data, chosen, folder=folder, source=source, report=report)
 
 
