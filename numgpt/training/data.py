@@ -23,10 +23,14 @@ class Data:
     T          tokens in a row
     n_vocab    tokens of its tokenizer; None: not known
     forms      how what it measures is said, by name
+    dropout    whether it is at work in a step
+    notes      of the last step, numbers for the run's metrics
     """
 
     tokenizer = None
     forms = (("exact", "{:.1%} exact"),)
+    dropout = True
+    notes: dict[str, float] = {}
 
     def prepare(self, settings, n_ctx: int) -> None:
         """Make ready for a run of these settings and a model of this context; what does not go together is said."""
@@ -34,6 +38,10 @@ class Data:
     def batch(self, step: int) -> tuple[np.ndarray, ...]:
         """What the model's forward takes; it depends on the settings and the step alone."""
         raise NotImplementedError
+
+    def updates(self, trainer) -> Iterator[tuple[np.ndarray, ...]]:
+        """The batches of the trainer's next step, each of which moves the parameters once; what comes may depend on these."""
+        yield self.batch(trainer.n_done)
 
     def held_out(self) -> Iterator[tuple[np.ndarray, ...]]:
         """The batches of an evaluation."""
@@ -54,6 +62,10 @@ class Data:
     def judged(self, metrics: dict[str, float]) -> float:
         """The number in an evaluation's metrics by which a run's best model is chosen: the lowest."""
         return metrics["val_loss"]
+
+    def best_said(self, best: float) -> str:
+        """What to say of the lowest such number."""
+        return f"lowest loss on what is held out {best:.4f}"
 
     def ended(self, metrics: dict[str, float]) -> str | None:
         """Why a run ends with this evaluation, before its last step; None, if it goes on."""

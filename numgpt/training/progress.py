@@ -52,7 +52,7 @@ class Progress:
             self.loss = self._mean(self.loss, metrics["loss"])
             self.speed = self._mean(self.speed, metrics["tokens_per_s"])
         now = time.monotonic()
-        evaluated = "val_loss" in metrics
+        evaluated = "val_loss" in metrics or any(name in metrics for name, _ in trainer.data.forms)
         if self.live and (evaluated or now - self.shown >= LIVE_EVERY):
             self.shown = now
             self._rewrite(self._line(trainer))
@@ -88,7 +88,7 @@ class Progress:
         pass  # at every evaluation; what matters is where the run lies, which stands at its end
 
     def _end(self, trainer, metrics) -> None:
-        self._say(f"done: {trainer.n_done:,} steps in {_clock(trainer.seconds)}; lowest loss on what is held out {trainer.best:.4f}"
+        self._say(f"done: {trainer.n_done:,} steps in {_clock(trainer.seconds)}; {trainer.data.best_said(trainer.best)}"
                   + (f"; {trainer.folder.path}" if trainer.folder else ""))
 
     def _stop(self, trainer, metrics) -> None:

@@ -98,7 +98,8 @@ class Trainer:
                                   f"({changed}): bring back what there was, or begin a new run with {cls.begins.format(path)}")
             for name in trainer.optimizer.moments:
                 getattr(trainer.optimizer, name)[...] = saved.moments[name]
-            trainer.optimizer.n_steps = trainer.n_done = trainer.saved_at = state["step"]
+            trainer.n_done = trainer.saved_at = state["step"]
+            trainer.optimizer.n_steps = state.get("updates", trainer.n_done)
             trainer.best, trainer.seconds, trainer.tokenizer_files = state["best"], state["seconds"], saved.tokenizer_files
             trainer.ended = state.get("ended")
             run.cut_metrics(trainer.n_done or -1)  # a run at its beginning evaluates before its first step
@@ -127,7 +128,7 @@ class Trainer:
 
     def _checkpoint(self) -> Checkpoint:
         state = {"step": self.n_done, "settings": self.settings.to_dict(), "source": self.source, "best": self.best,
-                 "seconds": self.seconds, "fingerprint": self.fingerprint, "ended": self.ended}
+                 "seconds": self.seconds, "fingerprint": self.fingerprint, "ended": self.ended, "updates": self.optimizer.n_steps}
         return Checkpoint(self.model, self._moments(), state, self.tokenizer_files)
 
     def _moments(self) -> dict[str, np.ndarray]:
@@ -156,24 +157,27 @@ class Trainer:
         return self
 
     def step(self) -> dict:
-        """One step: a batch's gradient moves the parameters. What there is to say of it."""
+        """One step: a batch's gradient moves the parameters, or several do it one after the other. What there is to say of it."""
         start = time.perf_counter()
         s, step = self.settings, self.n_done
         if step == 0:
             self.before = self.seconds
-        lr = self.rate(step, self.n_steps)
-        batch = self.data.batch(step)
-        loss = self.shards.backward(*batch, key=(s.seed, step))
-        norm = self.optimizer.norm()
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            what = "gradient" if math.isfinite(loss) else "loss"
-            self._stop_at_fault(f"in step {step + 1} the {what}", batch, (s.seed, step))
-        self.optimizer.step(lr, scale=clip(norm, s.clip))
+        lr, key = self.rate(step, self.n_steps), (s.seed, step) if self.data.dropout else None
+        losses, norms, n_tokens = [], [], 0
+        for batch in self.data.updates(self):
+            losses.append(self.shards.backward(*batch, key=key))
+            norms.append(self.optimizer.norm())
+            if not math.isfinite(losses[-1]) or not math.isfinite(norms[-1]):
+                what = "gradient" if math.isfinite(losses[-1]) else "loss"
+                self._stop_at_fault(f"in step {step + 1} the {what}", batch, key)
+            self.optimizer.step(lr, scale=clip(norms[-1], s.clip))
+            n_tokens += batch[0].size
+        loss, norm = sum(losses) / len(losses), sum(norms) / len(norms)
         self.n_done += 1
         seconds = time.perf_counter() - start
         self.seconds += seconds
-        return {"step": self.n_done, "loss": loss, "lr": lr, "grad_norm": norm, "tokens_per_s": round(batch[0].size / seconds, 1),
-                "seconds": round(self.seconds, 4)}
+        return {"step": self.n_done, "loss": loss, "lr": lr, "grad_norm": norm, "tokens_per_s": round(n_tokens / seconds, 1),
+                "seconds": round(self.seconds, 4), **self.data.notes}
 
     @property
     def n_steps(self) -> float:
