@@ -14,11 +14,11 @@ import numpy as np
 
 from numgpt.config import PRESETS, GPTConfig
 from numgpt.model import GPT
-from numgpt.verify.cases import classifier, layers, lora, packing, policy, preference, tuned
+from numgpt.verify.cases import classifier, layers, lora, packing, policy, ppo, preference, tuned
 from numgpt.verify.cases.frame import Case, Scaled, Sizes, activations_of, ids_of, order_one, targets_of  # noqa: F401
 
 BUILDERS: dict[str, Callable] = {**layers.BUILDERS, **preference.BUILDERS, **policy.BUILDERS, **packing.BUILDERS, **lora.BUILDERS}
-TUNED: dict[str, Callable] = {**classifier.BUILDERS, **tuned.BUILDERS}
+TUNED: dict[str, Callable] = {**classifier.BUILDERS, **tuned.BUILDERS, **ppo.BUILDERS}
 
 
 def names() -> list[str]:
