@@ -2,9 +2,11 @@
 
 import argparse
 
+import numpy as np
+
 from numgpt.cli import runs
 from numgpt.cli.finetune import LORA, add_data, parted, resumed, say_bad, shown, without_lora
-from numgpt.cli.options import said
+from numgpt.cli.options import path, said
 from numgpt.config import GPTConfig
 from numgpt.model import GPT
 from numgpt.tuning import synthetic
@@ -15,12 +17,15 @@ COMMAND = "align"
 WAYS = tuple(name for name, stage in STAGES.items() if stage.command == COMMAND)
 EXAMPLES = """a line of DATA is an object of JSON:
   reward, dpo   {"prompt": "add 12 and 30", "chosen": "42", "rejected": "the answer is 42"}
+  ppo           {"prompt": "add 12 and 30"}
 
 examples:
   numgpt align --by dpo                                  shorter answers are preferred: drawn pairs, and a model to begin with, made first
   numgpt align runs/instruct-1 --by dpo --max-kl 5       the same from a model that is there; it ends where KL is above 5 nats
   numgpt align runs/instruct-1 pairs.jsonl --by dpo --beta 0.3
   numgpt align runs/instruct-1 pairs.jsonl --by reward   a score for each answer: what PPO learns from
+  numgpt align runs/instruct-1 prompts.jsonl --by ppo --reward runs/reward-1 --max-kl 5
+  numgpt align --by ppo                                  shorter answers again: a model to begin with, a reward model, and PPO
   numgpt align --resume runs/dpo-1                       goes on, bit for bit, from where it was interrupted
 """
 OWN = tuple(dict.fromkeys(name for way in WAYS for name in STAGES[way].own))
@@ -32,12 +37,24 @@ def register(commands) -> None:
         COMMAND, help="have a model prefer what people prefer", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Have a model that follows instructions prefer the answers that were chosen to those that were rejected.\n"
                     "The run leaves a folder as numgpt train does.")
-    add_data(parser, "the preferences", WAYS, option="--by", about="how it learns from them: a reward model, or the policy itself (DPO)")
+    add_data(parser, "the preferences", WAYS, option="--by", about="how it learns from them: a reward model, the policy itself (DPO), or the policy by a reward "
+                                                                           "model (PPO)")
     add = parser.add_argument_group("the policy").add_argument
     add("--beta", type=float, metavar="B", help="DPO's: the price of a nat of KL to the start (default: 0.1, of drawn pairs 1)")
     add("--smoothing", type=float, metavar="SHARE", help="DPO's: of the choices, those that are taken to be mistakes (default: 0)")
     add("--max-kl", type=float, metavar="NATS", help="end where an evaluation finds a KL to the start above it, for each answer; "
-                                                     "best.safetensors is from within (default: any, of drawn pairs 1.5)")
+                                                     "best.safetensors is from within (default: any, of drawn pairs 1.5; of PPO 10, of drawn prompts 2)")
+    add = parser.add_argument_group("PPO").add_argument
+    add("--reward", type=path, metavar="RUN", help="the reward model, as --by reward leaves it (default: one for drawn preferences, made first)")
+    add("--kl-weight", type=float, metavar="B", help="the price of a nat of KL, in standard deviations of the rewards (default: 0.2); it rises "
+                                                     "where the KL is above half of --max-kl")
+    add("--response", type=int, metavar="N", help="tokens that an answer may have (default: what the longest prompt leaves of the context)")
+    add("--rollout", type=int, metavar="N", help="prompts that are answered in a step (default: 64); --batch of them move the policy at once")
+    add("--ppo-epochs", type=int, metavar="N", help="times that a step goes through its answers (default: 4)")
+    add("--clip-ratio", type=float, metavar="E", help="how far a token's ratio to the rollout's probability may go from 1 (default: 0.2)")
+    add("--gamma", type=float, metavar="G", help="what a reward is worth a token earlier (default: 1)")
+    add("--lam", type=float, metavar="L", help="of the advantages: 0 trusts the values, 1 the rewards (default: 0.95)")
+    add("--value-weight", type=float, metavar="W", help="of the values' loss beside the policy's (default: 0.5)")
     runs.add_how(parser, steps="as --epochs has it", epochs="times through the examples (default: 1)", batch="examples in a batch", tokens=False)
     runs.add_where(parser, "WAY", eval_tokens=False)
     parser.set_defaults(run=run, error=parser.error)
@@ -47,10 +64,15 @@ def run(arguments) -> int:
     if arguments.resume is None:
         _check(arguments)
         if not arguments.files:
-            status, folder = _started(arguments)
+            status, folder = _before(arguments, "instruct", None, "first, as no MODEL is named, one that answers in a sentence as often as not:",
+                                     drawn="instruct-mixed")
             if status:
                 return status
             arguments.files = [str(folder)]
+        if arguments.by == "ppo" and arguments.reward is None:
+            status, arguments.reward = _before(arguments, "reward", arguments.files[0], "as no --reward is named, one that likes short answers:")
+            if status:
+                return status
     return runs.run(arguments, lambda report: _resumed(arguments, report) if arguments.resume else _prepared(arguments, report), shown)
 
 
@@ -71,27 +93,32 @@ def _check(arguments) -> None:
     if model is None and data:
         arguments.error("say which model is to learn from these preferences: one that follows instructions, such as numgpt finetune "
                         "MODEL --task instruct makes")
+    if data and arguments.by == "ppo" and arguments.reward is None:
+        arguments.error("say with --reward what scores the answers: the run of numgpt align MODEL PAIRS --by reward")
     if model is None:
         base = GPT(GPTConfig(n_vocab=synthetic.TOKENIZER.n_vocab, n_ctx=128, n_layer=1, n_head=1, n_embd=4))
         try:
-            prepare(arguments.by, base, tokenizer=synthetic.TOKENIZER, **_options(arguments)).close()
+            beside = {"reward": lambda answers: np.zeros(len(answers))} if arguments.by == "ppo" else {}
+            prepare(arguments.by, base, tokenizer=synthetic.TOKENIZER, **{**_options(arguments), **beside}).close()
         except (ValueError, TypeError) as error:
             arguments.error(said(error))
 
 
-def _started(arguments):
-    """The status of a run that makes a model to begin with, where none is named, and its folder."""
+def _before(arguments, stage: str, base, words: str, **more):
+    """The status of a run that makes what is not named, a model to begin with or a reward model, and its folder."""
     begun = []
 
     def begin(report) -> Tuner:
         if report is not None:
-            print("first, as no MODEL is named, one that answers in a sentence as often as not:", flush=True)
-        begun.append(prepare("instruct", drawn="instruct-mixed", folder=runs.numbered("instruct"), report=report,
+            print(words, flush=True)
+        begun.append(prepare(stage, base, folder=runs.numbered(stage), report=report, **more,
                              **runs.given(arguments, ("dtype", "seed", "shards", "recompute"))))
         return begun[0]
 
     def left(trainer) -> str:
-        return f"then --by {arguments.by}, as numgpt align {trainer.folder.path} --by {arguments.by} does alone:"
+        made = trainer.folder.path
+        alone = f"{made} --by {arguments.by}" if base is None else f"{base} --by {arguments.by} --reward {made}"
+        return f"then --by {arguments.by}, as numgpt align {alone} does alone:"
 
     status = runs.run(arguments, begin, left)
     return status, begun[0].folder.path if begun else None

@@ -11,11 +11,13 @@ from numgpt.tuning import adapters
 from numgpt.tuning.classifier import HEADS, Classifier
 from numgpt.tuning.dpo import DPOModel
 from numgpt.tuning.instruct import Instructed
+from numgpt.tuning.ppo import ActorCritic
 from numgpt.tuning.reward import RewardModel
 from numgpt.tuning.template import Template
 from numgpt.tuning.tuned import Tuned
 
-CLASSES: dict[str, type[Tuned]] = {**dict.fromkeys(HEADS, Classifier), "instruct": Instructed, "reward": RewardModel, "dpo": DPOModel}
+CLASSES: dict[str, type[Tuned]] = {**dict.fromkeys(HEADS, Classifier), "instruct": Instructed, "prompts": Tuned,
+                                  "reward": RewardModel, "dpo": DPOModel, "ppo": ActorCritic}
 
 
 def load(path, *, dtype=None, recompute: bool = False) -> GPT:

@@ -78,7 +78,7 @@ def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, hel
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if not paths and what.drawn is None:
         raise ValueError(f"nothing is drawn for {stage}: give a file of JSON lines")
-    if drawn is not None and (paths or what.drawn is None or synthetic.KIND.get(drawn) != what.kind):
+    if drawn is not None and (paths or what.drawn is None or synthetic.KIND.get(drawn) != synthetic.KIND[what.drawn.name]):
         raise ValueError(f"{drawn!r} is not drawn beside files" if paths else f"{drawn!r} is nothing that is drawn for {stage}")
     if validation is not None and not paths:
         raise ValueError("what is drawn has held-out examples of its own: --validation goes with a file to train on")
@@ -93,7 +93,7 @@ def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, hel
     chosen = Settings.of(usual, **settings)
     source = {"stage": stage, "command": what.command, "files": [str(Path(path).resolve()) for path in paths],
               "validation": validation and str(Path(validation).resolve()), "held_out": held_out, "skip_bad": skip_bad, "truncate": truncate,
-              "drawn": drawn, "reads": reads}
+              "drawn": drawn, "reads": {name: str(option.resolve()) if isinstance(option, Path) else option for name, option in reads.items()}}
     if not paths and labels is not None:
         raise ValueError("what is drawn has labels of its own: labels go with a file to train on")
     if labels is not None and what.kind not in examples.LABELLED:
@@ -122,7 +122,8 @@ def read(source: dict, tokenizer, n_base: int, n_ctx: int, *, labels: Sequence |
 
 
 def _encoded(what: Stage, source: dict, parts, template: Template, tokenizer, n_ctx: int):
-    train, kept = (encode(part, template, tokenizer, n_ctx, truncate=source["truncate"]) for part in parts)
+    room = n_ctx - (source["reads"]["response"] or 1) if parts[0].kind == "prompts" else n_ctx  # the rest is for answers
+    train, kept = (encode(part, template, tokenizer, max(1, room), truncate=source["truncate"]) for part in parts)
     bad = parts[0].bad
     if parts[1].bad is not bad:
         bad.join(parts[1].bad)
