@@ -10,6 +10,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import test_optim
+import test_rollouts
 import test_shards
 from test_policy import written_out
 
@@ -159,7 +160,7 @@ def test_a_form_that_no_gradient_check_can_see_says_so_and_no_other_does(slug):
         assert ("the gradient is right, for" in form.story) == blind, form
 
 
-@pytest.mark.parametrize("slug", [slug for slug in sorted(mutants.names("tuning")) if any(cases_of(slug))])
+@pytest.mark.parametrize("slug", [slug for slug in sorted(mutants.names("tuning")) if slug.startswith("rollout-") or any(cases_of(slug))])
 def test_no_form_of_a_mistake_of_tuning_passes_for_its_neighbour(slug):
     """Each is another function, or another gradient: all numbers of all cases of its layer, to be told apart by them."""
     found = {}
@@ -186,6 +187,8 @@ def test_where_ppo_s_gradient_is_right_for_another_function_a_loop_over_the_toke
 
 def numbers_of(slug):
     """Outputs and gradients in the cases of its layer."""
+    if slug.startswith("rollout-"):
+        return test_rollouts.numbers()
     found = []
     for case in (cases.make(name, seed=3) for name in cases_of(slug)):
         layer = AsLayer(case.target) if isinstance(case.target, Flat) else case.target

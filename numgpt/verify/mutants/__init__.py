@@ -1,7 +1,7 @@
 """The mistakes people make in a hand-written GPT, planted in ours: to try a check by, or to make somebody's wrong numbers.
 
 catalogue.py lists those of a GPT itself, variants.py and attention.py the other ways to make each; preference.py,
-policy.py and lora.py those of what a GPT is tuned with, tuned.py those of whole models that learn from preferences, packing.py
+policy.py and lora.py those of what a GPT is tuned with, tuned.py and ppo.py those of whole models that learn from preferences, packing.py
 those of several examples in a row.
 
     with mutants.apply("ln-no-xhat"):
@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from types import CodeType, FunctionType
 
 from numgpt.verify.mutants import (  # noqa: F401  (they add to the catalogue)
-    attention, classifier, instruct, lora, packing, policy, preference, tuned, variants)
+    attention, classifier, instruct, lora, packing, policy, ppo, preference, tuned, variants)
 from numgpt.verify.mutants.catalogue import CATALOGUE, Edit, Form, Mutant  # noqa: F401
 
 
