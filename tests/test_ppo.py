@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-import shutil
 
 import numpy as np
 import pytest
@@ -22,12 +21,13 @@ from numgpt.tuning.pairs import REFERENCE
 from numgpt.tuning.ppo import ActorCritic
 from numgpt.tuning.prompts import REWARD, PromptData
 from numgpt.tuning.reward import RewardModel
-from numgpt.tuning.rollouts import log_probs
+from numgpt.tuning.rollouts import Answered, log_probs
 from numgpt.tuning.start import Tuner, prepare
 from numgpt.tuning.template import Template
 from numgpt.tuning.tuned import Tuned
 from numgpt.verify import cases, mutants
 from stages import later
+from tuned_models import moved, tiny_start
 
 CONSTANT = ("old", "advantages", "old_values", "returns")
 
@@ -185,3 +185,146 @@ def test_ppo_comes_to_the_optimum_of_a_bandit():
     assert math.exp(logp[every.index((1, END))]) > 3 * math.exp(start[every.index((1, END))])
     assert gained[0] < gained[1] <= best + 1e-6
     assert best - gained[1] < 0.05 * (best - gained[0]), (gained, best)
+
+
+# -- runs
+
+
+def reward_model(seed=4):
+    base, _ = tiny_start()
+    return RewardModel(GPT(base.config, seed=seed), Template("preference", base.template.n_base), rng=np.random.default_rng(seed))
+
+
+def written(path, n, seed=0):
+    items = synthetic.draw("instruct", n, seed).items
+    path.write_text("".join(json.dumps({"prompt": item.prompt}) + "\n" for item in items))
+    return str(path)
+
+
+def begun(tmp_path, base=None, **more):
+    start, tokenizer = tiny_start()
+    reward_model().save(tmp_path / "reward")
+    how = dict(validation=written(tmp_path / "v.jsonl", 12, seed=1), steps=4, batch=4, lr=1e-2, eval_every=2, rollout=10, response=6, ppo_epochs=2)
+    return prepare("ppo", base or start, written(tmp_path / "d.jsonl", 20), tokenizer=tokenizer,
+                   **{**how, "max_kl": 100.0, "reward": tmp_path / "reward", **more})
+
+
+def numbers_of(line):
+    return {name: value for name, value in line.items() if name not in ("seconds", "tokens_per_s")}
+
+
+def test_a_run_goes_on_bit_for_bit_with_the_two_models_that_lie_in_its_folder(tmp_path):
+    with begun(tmp_path, folder=tmp_path / "whole") as whole:
+        whole.run()
+        assert whole.optimizer.n_steps == 4 * 2 * 3  # of 10 answers, three minibatches an epoch
+    with begun(tmp_path, folder=tmp_path / "parts", steps=2) as first:
+        first.settings = Settings.from_dict({**first.settings.to_dict(), "steps": 4})
+        moved(first, 2)
+        first.save()
+    (tmp_path / "reward").unlink()
+    with Tuner.resume(tmp_path / "parts") as rest:
+        assert rest.optimizer.n_steps == 2 * 2 * 3
+        rest.run()
+        assert np.array_equal(rest.model.values, whole.model.values) and np.array_equal(rest.optimizer.m, whole.optimizer.m)
+        for name, model in (("reference", rest.data.reference), ("score", rest.data.score)):
+            assert np.array_equal(model.values, getattr(whole.data, name).values)  # no step moved them
+    final = [numbers_of(read_metrics(tmp_path / name)[-1]) for name in ("whole", "parts")]
+    assert final[0] == final[1] and final[0]["kl"] > 0
+    reward_model(seed=5).save(tmp_path / "parts" / REWARD)
+    with pytest.raises(FormatError, match="the run cannot go on as it was"):
+        Tuner.resume(tmp_path / "parts", steps=9)
+
+
+def test_what_is_measured_is_what_the_policy_s_own_answers_say(tmp_path):
+    with begun(tmp_path) as trainer:
+        start = trainer.evaluate()
+        assert start["kl"] == start["kl_per_token"] == 0
+        moved(trainer, 2)
+        metrics, data = trainer.evaluate(), trainer.data
+        assert metrics == trainer.evaluate()  # the same answers are drawn
+        assert metrics["kl"] > 0 and trainer.data.judged(metrics) == -metrics["reward"]
+        answers = data.answered(trainer.model, data.kept, (0, 6))
+        raw = data.score.score(answers.ids, answers.last).astype(np.float64)
+        scores = [(one - data.mean) / data.std if ended else -2 for one, ended in zip(raw, answers.ended)]
+        assert metrics["reward"] == pytest.approx(np.mean(scores), rel=1e-6) and metrics["ended"] == answers.ended.mean()
+        assert metrics["kl"] / metrics["kl_per_token"] == pytest.approx(metrics["answer_tokens"])
+
+
+def test_scores_are_in_the_unit_of_the_start_model_s_answers_and_one_that_did_not_end_has_minus_2(tmp_path):
+    with begun(tmp_path) as trainer:
+        data, end = trainer.data, trainer.data.end
+        raw = data._raw(data.answered(data.reference, data.train, (0, 5)))
+        assert (data.mean, data.std) == (raw.mean(), raw.std())
+        answers = Answered.of([np.array([3, 4])] * 2, [np.array([5, end]), np.array([5, 6])], [None] * 2, end)
+        ended, cut = data.scores(answers)
+        assert cut == -2 and ended == pytest.approx((data._raw(answers)[0] - data.mean) / data.std)
+
+
+def test_the_critic_begins_as_the_reward_model(tmp_path):
+    with begun(tmp_path) as trainer:
+        data, answers = trainer.data, trainer.data.answered(trainer.model, trainer.data.kept, (0, 1))
+        values = trainer.model.task(answers.ids)[np.arange(len(answers)), answers.last]
+        expected = (data.score.score(answers.ids, answers.last) - data.mean) / data.std
+        assert np.abs(values - expected).max() <= 1e-4 * np.abs(expected).max()  # float32, through a mean that is taken off
+
+
+def test_rewards_are_of_the_kl_alone_at_the_bound_and_of_the_fixed_price_up_to_half_of_it():
+    _, data = bandit(max_kl=2.0)
+    assert [data.leash(kl) for kl in (0.0, 1.0, 1.25, 1.5, 2.0, 9.0)] == [0, 0, 0.25, 0.5, 1, 1]
+
+
+@pytest.mark.parametrize("max_kl", [0.05, later(0.1)])
+def test_a_leash_keeps_the_policy_near_where_nothing_else_does(tmp_path, max_kl):
+    found = []
+    for bound in (max_kl, 1000.0):
+        model, data = bandit(kl_weight=0.0, rollout=64, max_kl=bound)
+        with Tuner(model, data, Settings(steps=15, batch=32, lr=3e-3, min_lr=3e-4, warmup=0, weight_decay=0.0, shards=1)) as trainer:
+            found.append([trainer.step()["step_kl"] for _ in range(15)])
+    assert max(found[0]) <= 1.5 * max_kl and np.mean(found[0][5:]) <= max_kl < 5 * max_kl < found[1][-1]
+
+
+def test_a_bound_that_is_exceeded_ends_the_run_and_the_best_model_is_from_within_it(tmp_path):
+    with begun(tmp_path, folder=tmp_path / "run", max_kl=0.02, steps=20, eval_every=1, lr=3e-2) as trainer:
+        trainer.run()
+    evaluated = [line for line in read_metrics(tmp_path / "run") if "kl" in line]
+    assert trainer.n_done < 20 and evaluated[-1]["kl"] > 0.02 and all(line["kl"] <= 0.02 for line in evaluated[:-1])
+    assert "nats an answer, above the 0.02" in trainer.ended
+    best = files.load(tmp_path / "run" / "best.safetensors")
+    within = max(evaluated[:-1], key=lambda line: line["reward"])
+    answers = trainer.data.answered(best, trainer.data.kept, (0, 6))
+    assert trainer.data.scores(answers).mean() == pytest.approx(within["reward"], rel=1e-12)
+    with Tuner.resume(tmp_path / "run", steps=60) as again:
+        assert again.done and again.ended == trainer.ended
+
+
+def test_dropout_is_not_at_work_neither_in_answers_nor_in_updates(tmp_path):
+    base, _ = tiny_start()
+    found = []
+    for p in (0.0, 0.5):
+        gpt = GPT(base.config.change(dropout_resid=p, dropout_attn=p), seed=1)
+        (tmp_path / str(p)).mkdir()
+        with begun(tmp_path / str(p), base=Tuned(gpt, base.template), reward=lambda answers: answers.last.astype(float)) as trainer:
+            found.append(numbers_of(trainer.step()))
+    assert found[0] == found[1]
+
+
+def test_a_reward_model_that_is_none_or_another_model_s_is_told(tmp_path):
+    base, _ = tiny_start()
+    base.save(tmp_path / "start")
+    with pytest.raises(FormatError, match="start is no reward model: numgpt align MODEL --by reward makes one"):
+        begun(tmp_path, reward=tmp_path / "start")
+    with pytest.raises(ValueError, match="PPO wants a score for answers: name a reward model's run"):
+        begun(tmp_path, reward=None)
+    RewardModel(GPT(base.config.change(n_vocab=60), seed=0), Template("preference", 55)).save(tmp_path / "other")
+    with pytest.raises(FormatError, match="'user': 55.*it was made from another model"):
+        begun(tmp_path, reward=tmp_path / "other")
+    with pytest.raises(ValueError, match="where 6 have room: shorten it"):
+        begun(tmp_path, response=50)
+
+
+@pytest.mark.parametrize("option, value, sentence", [
+    ("max_kl", math.nan, "max_kl, the nats of KL"), ("kl_weight", -1, "kl_weight must be"), ("gamma", 1.5, "gamma must be"),
+    ("rollout", 0, "rollout"), ("clip_ratio", 1.0, "between 0 and 1"), ("tokens", 8, "--response says how many")])
+def test_options_that_make_no_sense_are_told(tmp_path, option, value, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        begun(tmp_path, **{option: value})

@@ -92,7 +92,7 @@ class PromptData(ExampleData):
         self._scored_by(folder / REWARD)
 
     def models(self) -> dict[str, Flat]:
-        return {REFERENCE: self.reference} | ({} if callable(self.score) else {REWARD: self.score})
+        return {REFERENCE: self.reference} | ({REWARD: self.score} if isinstance(self.score, Flat) else {})
 
     def _scored_by(self, reward) -> None:
         if reward is None:
