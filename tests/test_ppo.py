@@ -169,22 +169,22 @@ def of_answers(model):
 
 def test_ppo_comes_to_the_optimum_of_a_bandit():
     """The best that score - beta * KL can be is known: answers as likely as reference * exp(score / beta), normalized."""
-    model, data = bandit(kl_weight=0.5, rollout=128, lam=1.0)
-    settings = Settings(steps=60, batch=64, lr=1e-2, min_lr=1e-3, warmup=0, betas=(0.9, 0.99), weight_decay=0.0, shards=1)
+    model, data = bandit(kl_weight=0.5, rollout=64, lam=1.0, ppo_epochs=2)
+    settings = Settings(steps=40, batch=32, lr=2e-2, min_lr=2e-3, warmup=0, betas=(0.9, 0.99), weight_decay=0.0, shards=1)
     every, start = of_answers(model)
     with Tuner(model, data, settings) as trainer:
         scores = np.array([(WORTH_OF.get(one, 0.0) - data.mean) / data.std if one[-1] == END else -2.0 for one in every])
         best = 0.5 * np.log(np.exp(start + scores / 0.5).sum())
         gained = []
-        for step in range(61):
-            if step in (0, 60):
+        for step in range(41):
+            if step in (0, 40):
                 _, logp = of_answers(model)
                 gained.append((np.exp(logp) * (scores - 0.5 * (logp - start))).sum())
-            if step < 60:
+            if step < 40:
                 trainer.step()
     assert math.exp(logp[every.index((1, END))]) > 3 * math.exp(start[every.index((1, END))])
     assert gained[0] < gained[1] <= best + 1e-6
-    assert best - gained[1] < 0.05 * (best - gained[0]), (gained, best)
+    assert best - gained[1] < 0.01 * (best - gained[0]), (gained, best)
 
 
 # -- runs
@@ -278,9 +278,10 @@ def test_a_leash_keeps_the_policy_near_where_nothing_else_does(tmp_path, max_kl)
     found = []
     for bound in (max_kl, 1000.0):
         model, data = bandit(kl_weight=0.0, rollout=64, max_kl=bound)
-        with Tuner(model, data, Settings(steps=15, batch=32, lr=3e-3, min_lr=3e-4, warmup=0, weight_decay=0.0, shards=1)) as trainer:
-            found.append([trainer.step()["step_kl"] for _ in range(15)])
-    assert max(found[0]) <= 1.5 * max_kl and np.mean(found[0][5:]) <= max_kl < 5 * max_kl < found[1][-1]
+        with Tuner(model, data, Settings(steps=10, batch=32, lr=3e-3, min_lr=3e-4, warmup=0, weight_decay=0.0, shards=1)) as trainer:
+            found.append([trainer.step()["step_kl"] for _ in range(10)])
+    # A first step, of eight updates, goes as far as its learning rate says; no later one knows less than it did.
+    assert max(found[0]) <= 3 * max_kl and np.mean(found[0][4:]) <= max_kl < 10 * max_kl < found[1][-1]
 
 
 def test_a_bound_that_is_exceeded_ends_the_run_and_the_best_model_is_from_within_it(tmp_path):
