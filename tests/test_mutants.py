@@ -287,6 +287,8 @@ def scenes(kind):
 
 
 def far(found, truth):
+    if np.shape(found) != np.shape(truth):  # answers of other lengths
+        return True
     return not np.abs(np.subtract(found, truth)).max() <= 1e-9 * np.abs(truth).max()
 
 
