@@ -31,7 +31,8 @@ def register(commands) -> None:
                         "a wrong number gives a wrong model")
     parser.add_argument("--activation", choices=ACTIVATIONS, help="nanoGPT, minGPT: which one, which their files do not say "
                         "(default: gelu for nanoGPT, whose first months had gelu_tanh; gelu_tanh for minGPT)")
-    parser.add_argument("--adapters", type=path, metavar="FILE", help="LoRA's matrices, trained on IN, to be merged into its weights")
+    parser.add_argument("--adapters", type=path, metavar="FILE", help="LoRA's matrices, trained on IN, to be merged into its weights; new "
+                        "tokens come with them, and into .safetensors the task that they were trained to (the tokenizer stays IN's)")
     parser.add_argument("--force", action="store_true", help="write over what OUT holds")
     parser.set_defaults(run=run, error=parser.error)
 

@@ -4,7 +4,7 @@
     ... train ...
     save(model, "adapters.safetensors")     # some kilobytes
     load(base, "adapters.safetensors")      # refuses a base that is not the one they were trained on
-    merge(base)                             # a GPT like any other
+    merge(base)                             # a GPT like any other; of fine-tuning, files.with_adapters gives back the task too
     merged(model).save("whole.safetensors")
 """
 

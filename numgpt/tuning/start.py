@@ -67,7 +67,8 @@ def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, hel
     skip_bad    lines that cannot be used are counted and left out; truncate: a row too long for the context is cut
     drawn       what synthetic.py draws where there are no paths; None: what the stage has
     lora        the rank of adapters that are trained in place of the base's weights, with the task's head; None: all is trained
-                (see adapters.py). Rows of tokens that are new stay as they were drawn
+                (see adapters.py). Rows of tokens that are new stay as they were drawn: the adapters
+                learn to write into them and to read from them, and a run that trained the table as well was no better
     lora_alpha, lora_layers   as adapters.add has them, but beside all Linears of the blocks where nothing is said
     settings    the stage's own options, and see Settings
     """
