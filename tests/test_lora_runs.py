@@ -172,6 +172,15 @@ def test_a_base_that_has_the_tokens_is_not_given_them_again(runs, desk, tmp_path
     assert np.array_equal(files.load(tmp_path / "made.safetensors").values, files.load(tmp_path / "run").values)
 
 
+def test_a_base_that_was_tuned_to_something_else_leaves_its_task_behind(runs, desk, tmp_path):
+    start = runs["classify"][1]
+    with prepare("instruct", start, desk / "instruct.jsonl", folder=tmp_path / "run", lora=1, held_out=0.3, steps=1, batch=4) as trainer:
+        trainer.run()
+    assert convert(start, tmp_path / "made.safetensors", tmp_path / "run" / "adapters.safetensors") == 0
+    made, best = (files.load(path) for path in (tmp_path / "made.safetensors", tmp_path / "run"))
+    assert type(made) is type(best) and np.array_equal(made.values, best.values)
+
+
 def test_a_checkpoint_with_adapters_is_begun_with_merged(runs, desk):
     checkpoint = checkpoints(runs["instruct"][1])[-1]
     with prepare("instruct", checkpoint, desk / "instruct.jsonl", tokenizer=TOKENIZER, steps=1, batch=4, held_out=0.3) as trainer:

@@ -50,7 +50,8 @@ def run(arguments) -> int:
     elif arguments.n_head is not None or arguments.activation:
         arguments.error(f"--n-head and --activation are for .pt files; {source} says both itself")
     else:
-        model = (files if to == "numgpt" else formats).load(source)  # others have no place for what it was tuned to
+        # Others have no place for what it was tuned to, and with adapters it is what these were trained to.
+        model = (files if to == "numgpt" and not arguments.adapters else formats).load(source)
     if adapters.adapters(model):  # of a run's checkpoint
         adapters.merge(model)
     if arguments.adapters:
