@@ -129,7 +129,7 @@ def say_bad(trainer: Tuner, report) -> None:
     """How many lines were left out, and why; and what else there is to know of the examples."""
     if report is not None and trainer.data.bad:
         print(f"left out of the examples: {trainer.data.bad}")
-    for note in trainer.data.notes() if report is not None else ():
+    for note in trainer.data.remarks() if report is not None else ():
         print(f"note: {note}")
 
 

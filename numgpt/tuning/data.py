@@ -62,7 +62,7 @@ class ExampleData(Data):
         """What stands below the last line of a run."""
         return ""
 
-    def notes(self) -> list[str]:
+    def remarks(self) -> list[str]:
         """What somebody should know before these examples are learned from."""
         return []
 
@@ -101,7 +101,7 @@ class ClassifyData(ExampleData):
             right += int((trainer.model.scores(ids, last).argmax(-1) == classes).sum())
         return {"val_loss": total / len(self.kept), "accuracy": right / len(self.kept)}
 
-    def notes(self):
+    def remarks(self):
         if self.labels is None:
             return []
         n_train, n_kept = (np.bincount(rows.classes, minlength=len(self.labels)) for rows in (self.train, self.kept))
