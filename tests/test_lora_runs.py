@@ -181,6 +181,19 @@ def test_a_base_that_was_tuned_to_something_else_leaves_its_task_behind(runs, de
     assert type(made) is type(best) and np.array_equal(made.values, best.values)
 
 
+def test_a_policy_of_ppo_has_adapters_and_its_critic_none_and_both_come_back(runs, desk, tmp_path):
+    start, how = runs["instruct"][1], ["--batch", "4", "--held-out", "0.3", "--quiet"]
+    (desk / "prompts.jsonl").write_text("".join(json.dumps({"prompt": word}) + "\n" for word in WORDS))
+    by = {"reward": [desk / "dpo.jsonl"], "ppo": [desk / "prompts.jsonl", "--reward", tmp_path / "reward"]}
+    for way, words in by.items():
+        assert main([*map(str, ["align", "--by", way, start, *words, "--lora", 2, "--steps", 1, "--out", tmp_path / way, *how])]) == 0
+    assert main(["align", "--resume", str(tmp_path / "ppo"), "--steps", "2", "--quiet"]) == 0
+    model = files.load(checkpoints(tmp_path / "ppo")[-1])
+    assert all(name.startswith("blocks.") for name in adapters.adapters(model))
+    assert convert(start, tmp_path / "made.safetensors", tmp_path / "ppo" / "adapters.safetensors") == 0
+    assert np.array_equal(files.load(tmp_path / "made.safetensors").values, files.load(tmp_path / "ppo").values)
+
+
 def test_a_checkpoint_with_adapters_is_begun_with_merged(runs, desk):
     checkpoint = checkpoints(runs["instruct"][1])[-1]
     with prepare("instruct", checkpoint, desk / "instruct.jsonl", tokenizer=TOKENIZER, steps=1, batch=4, held_out=0.3) as trainer:

@@ -4,6 +4,7 @@ import copy
 
 import numpy as np
 
+from numgpt import adapted
 from numgpt.body import Body
 from numgpt.layers import ClippedPolicy, ClippedValue, HeadLogProbs, Layer, ValueHead
 from numgpt.layers.inputs import IGNORE
@@ -25,6 +26,9 @@ class Critic(Layer):
 
     def __init__(self, body: Body, n_embd: int, **options):
         self.body, self.head = copy.deepcopy(body), ValueHead(n_embd, **options)
+        for name, layer in adapted.adapters(self).items():  # a policy's that comes from a checkpoint; all of a critic is trained
+            adapted.put(self, name, layer.merge())
+        self.thaw()
 
     def forward(self, ids, *, rng: np.random.Generator | None = None):
         x, saved_body = self.body.forward(ids, rng=rng)
