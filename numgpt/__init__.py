@@ -11,14 +11,15 @@ if TYPE_CHECKING:  # what __getattr__ does, for those that read code without run
     from numgpt.sample import generate, score
     from numgpt.text import BPETokenizer, CharTokenizer
     from numgpt.training import train
+    from numgpt.tuning.start import finetune
 
 __version__ = "0.1.0"
-__all__ = ["BPETokenizer", "CharTokenizer", "GPT", "GPTConfig", "generate", "gradcheck", "huggingface", "layers", "llmc", "score",
-           "train", "verify"]
+__all__ = ["BPETokenizer", "CharTokenizer", "GPT", "GPTConfig", "finetune", "generate", "gradcheck", "huggingface", "layers",
+           "llmc", "score", "train", "verify"]
 
 # Everything is loaded where it is first used: numgpt.GPT loads a model's layers, but no tokenizer and no trainer.
-_FROM = {"BPETokenizer": "text", "CharTokenizer": "text", "GPT": "model", "GPTConfig": "config", "generate": "sample",
-         "huggingface": "formats", "llmc": "formats", "score": "sample", "train": "training"}
+_FROM = {"BPETokenizer": "text", "CharTokenizer": "text", "GPT": "model", "GPTConfig": "config", "finetune": "tuning.start",
+         "generate": "sample", "huggingface": "formats", "llmc": "formats", "score": "sample", "train": "training"}
 _ROOMS = ("adapted", "bfloat16", "body", "config", "files", "flat", "formats", "gradcheck", "layers", "model", "plan", "safetensors", "sample",
           "stored", "teach", "text", "threads", "training", "tuning", "verify")
 

@@ -52,6 +52,15 @@ class Tuner(Trainer):
             adapters.save(self.model, self.folder.path / ADAPTERS, n_vocab=base["n_vocab"], base=base["fingerprint"])
 
 
+def finetune(stage: str, base=None, paths: Sequence = (), **options) -> Tuner:
+    """Fine-tune a model from beginning to end, and give back its trainer, closed, with .model, .data and .evaluate().
+
+    numgpt.finetune("classify", "gpt2/", "films.jsonl", folder="run"); see prepare for the options.
+    """
+    with prepare(stage, base, paths, **options) as trainer:
+        return trainer.run()
+
+
 def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, held_out: float = 0.1, labels: Sequence | None = None,
             tokenizer=None, skip_bad: bool = False, truncate: bool = False, folder=None, dtype=None, recompute: bool = False,
             report=None, drawn: str | None = None, lora: int | None = None, lora_alpha: float | None = None,
