@@ -160,3 +160,32 @@ def test_a_model_that_is_none_and_a_run_of_another_kind_are_told(called, desk):
     assert status == 1 and "has no checkpoint to go on from" in err
     status, _, err = called("--resume", "r", "--by", "reward")
     assert status == 2 and "a run that goes on has its own --by" in err
+
+
+def test_ppo_makes_a_model_and_a_reward_model_first_and_all_three_are_said(called, desk, monkeypatch):
+    (desk / "ppo").mkdir()
+    monkeypatch.chdir(desk / "ppo")
+    small = dict(n=40, n_held_out=8, config=dict(n_layer=1, n_head=1, n_embd=4))
+    for name, more in (("instruct", {"turns": 0.25}), ("reward", {}), ("ppo", {"response": 6, "rollout": 6, "max_kl": 2.0})):
+        monkeypatch.setitem(STAGES, name, replace(STAGES[name], drawn=replace(STAGES[name].drawn, **small, settings={**SETTINGS, **more})))
+    status, out, err = called("--by", "ppo")
+    assert (status, err) == (0, "")
+    places = [out.index(words) for words in ("first, as no MODEL is named", "then --by ppo, as numgpt align runs/instruct-1 --by ppo does alone:",
+                                             "as no --reward is named", "runs/instruct-1 --by ppo --reward runs/reward-1 does alone:",
+                                             "nats an answer", "highest reward on what is held out, KL within 2, ")]
+    assert places == sorted(places)
+    assert {"reward", "kl", "right", "short"} <= set(read_metrics("runs/ppo-1")[-1])
+    assert called("runs/instruct-1", "--by", "ppo", "--reward", "runs/reward-1", "--out", "alone", "--quiet")[0] == 0
+    ends = [files.load(checkpoints(desk / "ppo" / run)[-1]).values for run in ("runs/ppo-1", "alone")]
+    assert np.array_equal(*ends)
+
+
+@pytest.mark.parametrize("words, sentence", [
+    (("start", "pairs.jsonl", "--by", "ppo"), "say with --reward what scores the answers"),
+    (("start", "--by", "ppo", "--clip-ratio", 1), "is between 0 and 1"),
+    (("start", "--by", "ppo", "--max-kl", 0), "must be above 0 and finite; got 0"),
+    (("start", "pairs.jsonl", "--by", "dpo", "--lam", 0.5), "--lam would do nothing here: it is not of --by dpo")])
+def test_what_ppo_cannot_be_asked_is_said_before_anything_is_made(called, desk, words, sentence):
+    before = sorted(desk.rglob("*"))
+    status, _, err = called(*words)
+    assert status == 2 and sentence in err and sorted(desk.rglob("*")) == before

@@ -95,11 +95,11 @@ def _check(arguments) -> None:
                         "MODEL --task instruct makes")
     if data and arguments.by == "ppo" and arguments.reward is None:
         arguments.error("say with --reward what scores the answers: the run of numgpt align MODEL PAIRS --by reward")
-    if model is None:
+    if model is None or arguments.by == "ppo" and arguments.reward is None:  # what is made first takes minutes
         base = GPT(GPTConfig(n_vocab=synthetic.TOKENIZER.n_vocab, n_ctx=128, n_layer=1, n_head=1, n_embd=4))
         try:
             beside = {"reward": lambda answers: np.zeros(len(answers))} if arguments.by == "ppo" else {}
-            prepare(arguments.by, base, tokenizer=synthetic.TOKENIZER, **{**_options(arguments), **beside}).close()
+            prepare(arguments.by, base, **{**_options(arguments), "tokenizer": synthetic.TOKENIZER, **beside}).close()
         except (ValueError, TypeError) as error:
             arguments.error(said(error))
 
@@ -112,7 +112,7 @@ def _before(arguments, stage: str, base, words: str, **more):
         if report is not None:
             print(words, flush=True)
         begun.append(prepare(stage, base, folder=runs.numbered(stage), report=report, **more,
-                             **runs.given(arguments, ("dtype", "seed", "shards", "recompute"))))
+                             **runs.given(arguments, ("dtype", "seed", "shards", "recompute", "tokenizer"))))
         return begun[0]
 
     def left(trainer) -> str:
