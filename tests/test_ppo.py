@@ -216,7 +216,7 @@ def numbers_of(line):
 def test_a_run_goes_on_bit_for_bit_with_the_two_models_that_lie_in_its_folder(tmp_path):
     with begun(tmp_path, folder=tmp_path / "whole") as whole:
         whole.run()
-        assert whole.optimizer.n_steps == 4 * 2 * 3  # of 10 answers, three minibatches an epoch
+        assert whole.optimizer.n_steps == 4 * whole.data.n_updates == 4 * 2 * 3  # of 10 answers, three minibatches an epoch
     with begun(tmp_path, folder=tmp_path / "parts", steps=2) as first:
         first.settings = Settings.from_dict({**first.settings.to_dict(), "steps": 4})
         moved(first, 2)

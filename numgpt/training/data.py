@@ -24,12 +24,14 @@ class Data:
     n_vocab    tokens of its tokenizer; None: not known
     forms      how what it measures is said, by name
     dropout    whether it is at work in a step
+    n_updates  batches in a step
     notes      of the last step, numbers for the run's metrics
     """
 
     tokenizer = None
     forms = (("exact", "{:.1%} exact"),)
     dropout = True
+    n_updates = 1
     notes: dict[str, float] = {}
 
     def prepare(self, settings, n_ctx: int) -> None:

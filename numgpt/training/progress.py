@@ -82,7 +82,7 @@ class Progress:
     def _left(self, trainer) -> float:
         if trainer.settings.minutes is not None:
             return 60 * trainer.settings.minutes - trainer.seconds
-        return (trainer.n_steps - trainer.n_done) * trainer.settings.batch * trainer.data.T / self.speed
+        return (trainer.n_steps - trainer.n_done) * trainer.data.n_updates * trainer.settings.batch * trainer.data.T / self.speed
 
     def _saved(self, trainer, metrics) -> None:
         pass  # at every evaluation; what matters is where the run lies, which stands at its end

@@ -130,6 +130,10 @@ class PromptData(ExampleData):
             self.begun.task.begins_as(self.score, self.mean, self.std)
 
     @property
+    def n_updates(self) -> int:
+        return self.how.ppo_epochs * -(-self.how.rollout // self.B)
+
+    @property
     def steps_per_epoch(self) -> float:
         return len(self.train) / self.how.rollout
 
