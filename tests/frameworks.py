@@ -39,7 +39,8 @@ def torch_operators():
         gelu=F.gelu, gelu_tanh=partial(F.gelu, approximate="tanh"), quick_gelu=lambda x: x * torch.sigmoid(1.702 * x),
         relu=F.relu, silu=F.silu,
         softmax=partial(torch.softmax, dim=-1), log_softmax=partial(torch.log_softmax, dim=-1),
-        logsumexp=partial(torch.logsumexp, dim=-1), softplus=lambda x: -F.logsigmoid(-x), erf=torch.erf, erfc=torch.erfc)
+        logsumexp=partial(torch.logsumexp, dim=-1), softplus=lambda x: -F.logsigmoid(-x), erf=torch.erf, erfc=torch.erfc,
+        exp=torch.exp, minimum=torch.minimum, maximum=torch.maximum, clip=torch.clamp)
 
 
 def jax_operators():
@@ -67,7 +68,8 @@ def jax_operators():
         gelu=partial(jax.nn.gelu, approximate=False), gelu_tanh=partial(jax.nn.gelu, approximate=True),
         quick_gelu=lambda x: x * jax.nn.sigmoid(1.702 * x), relu=jax.nn.relu, silu=jax.nn.silu,
         softmax=jax.nn.softmax, log_softmax=jax.nn.log_softmax,
-        logsumexp=partial(jax.nn.logsumexp, axis=-1), softplus=jax.nn.softplus, erf=jax.lax.erf, erfc=jax.lax.erfc)
+        logsumexp=partial(jax.nn.logsumexp, axis=-1), softplus=jax.nn.softplus, erf=jax.lax.erf, erfc=jax.lax.erfc,
+        exp=jnp.exp, minimum=jnp.minimum, maximum=jnp.maximum, clip=jnp.clip)
 
 
 # -- outputs and gradients of function(operators, values), which returns a tuple; dys are the gradients by its items

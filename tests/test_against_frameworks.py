@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import policy_twins
 import tuning_twins
 from frameworks import beyond, errors, jax_vjp, torch_vjp, waves
 
@@ -159,7 +160,7 @@ TWINS = {
     L.SoftmaxCrossEntropy: cross_entropy,
     L.HeadLoss: head_loss,
     TiedModel: tied_model,
-    **tuning_twins.TWINS,
+    **tuning_twins.TWINS, **policy_twins.TWINS,
     Function: lambda f, p, layer, x: getattr(f, layer.f.__name__)(x),
 }
 
@@ -227,15 +228,17 @@ def make(name, seed, dtype):
 
 
 def leaves(case):
-    """What is differentiated: the floating-point inputs and the parameters."""
+    """What is differentiated: the floating-point inputs and the parameters that are not frozen."""
     inputs = {f"input {i}": a for i, a in enumerate(case.inputs) if a.dtype.kind == "f"}
-    return inputs | {name: param.value for name, param in case.target.named_params()}
+    return inputs | {name: param.value for name, param in case.target.named_params() if not param.frozen}
 
 
 def twin_of(case):
     """The case as a function of a framework's operators and of its leaves."""
     def function(f, values):
-        p = {None: None, **{param: values[name] for name, param in case.target.named_params()}}
+        like = next(iter(values.values()))
+        p = {None: None, **{param: f.constant(param.value, like) if param.frozen else values[name]
+                            for name, param in case.target.named_params()}}
         inputs = [values.get(f"input {i}", a) for i, a in enumerate(case.inputs)]
         return twin(f, p, case.target, *inputs, **deepcopy(case.options)),  # a copy: a generator is used up
     return function
@@ -248,7 +251,7 @@ def with_numgpt(case, seed):
     dx = case.target.backward(dy, saved)
     dx = dx if isinstance(dx, tuple) else (dx,)
     inputs = {f"input {i}": d for i, d in enumerate(dx) if d is not None}  # None: ids have no gradient
-    return dy, {"output": y, **inputs, **{name: param.grad for name, param in case.target.named_params()}}
+    return dy, {"output": y, **inputs, **{name: param.grad for name, param in case.target.named_params() if not param.frozen}}
 
 
 def with_torch(case, dy, dtype):
