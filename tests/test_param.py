@@ -1,4 +1,4 @@
-"""A gradient that begins anew is 0, although nobody has written it."""
+"""A gradient that begins anew is 0, although nobody has written it; and a layer finds what is inside it."""
 
 import copy
 import pickle
@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from numgpt.layers.param import FleetingParam, Param
+from numgpt.layers.param import FleetingParam, Layer, Param
 
 A, B = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), np.array([[1.0, -1.0, 0.5, 2.0], [0.0, 3.0, 1.0, -2.0]])
 
@@ -67,3 +67,23 @@ def test_copies_begin_anew_where_it_does(twin):
     assert not twin(param).grad.any()
     param.grad[...] = 3
     assert (twin(param).grad == 3).all()
+
+
+class Holder(Layer):
+    """What it is given is its parts, in that order."""
+
+    def __init__(self, **parts):
+        vars(self).update(parts)
+
+
+def test_what_is_inside_a_layer_is_met_once_under_the_first_of_its_names_and_circles_end():
+    a, b, c, d = (Param(np.zeros(i)) for i in range(4))
+    inner = Holder(weight=b, size=3, name="inner", array=np.zeros(2))
+    outer = Holder(first=a, list=[inner, {"again": a, 7: c}], nothing=None, pair=(inner, Holder(weight=d)), last=inner)
+    inner.outer = outer
+    outer.list.append(outer.list)
+    assert list(outer.named_params()) == [("first", a), ("list.0.weight", b), ("list.1.7", c), ("pair.1.weight", d)]
+    assert list(outer.named_layers()) == [("list.0", inner), ("pair.1", outer.pair[1])]
+    # from inside the circle, too: what was looked through is met first where the walk came by
+    assert [name for name, _ in inner.named_params()] == ["weight", "outer.first", "outer.list.1.7", "outer.pair.1.weight"]
+    assert [layer for _, layer in inner.named_layers()] == [outer, outer.pair[1]]

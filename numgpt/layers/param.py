@@ -134,11 +134,11 @@ class Layer:
 
     def named_params(self) -> Iterator[tuple[str, Param]]:
         """Each parameter once, with a dotted name, in the order the layer was built."""
-        yield from _once(self, Param)
+        return iter(_once(self, Param))
 
     def named_layers(self) -> Iterator[tuple[str, "Layer"]]:
         """Each layer inside this one once, with a dotted name, an outer one before those inside it."""
-        yield from _once(self, Layer)
+        return iter(_once(self, Layer))
 
     def params(self) -> list[Param]:
         return [param for _, param in self.named_params()]
@@ -188,23 +188,34 @@ class Layer:
         return {**lead, "N": int(np.prod(shape[:-1])), "C": shape[-1] if shape else 1}
 
 
-def _once(layer: Layer, kind: type) -> Iterator[tuple]:
+def _once(layer: Layer, kind: type) -> list[tuple]:
     """What is of that kind inside a layer, each under the first of its names."""
-    seen = {id(layer)}
-    for name, item in _walk(layer):
-        if isinstance(item, kind) and id(item) not in seen:
-            seen.add(id(item))
-            yield name, item
+    found = []
+    _gather(layer, "", kind, {}, found)
+    return found
 
 
-def _walk(item, path: str = "", above: tuple = ()) -> Iterator[tuple[str, object]]:
-    """Parameters and layers in layers, and in lists and dicts of them, with their paths."""
-    if isinstance(item, (Param, Layer)):
-        yield path, item
-    if isinstance(item, (Layer, list, tuple, dict)) and not any(item is one for one in above):
-        inside = item._parts() if isinstance(item, Layer) else item
-        for name, child in inside.items() if isinstance(inside, dict) else enumerate(inside):
-            yield from _walk(child, f"{path}.{name}" if path else str(name), (*above, item))
+# What is looked for and looked through.
+_LOOKED_AT = (Param, Layer, list, dict, tuple)
+
+
+def _gather(item, path: str, kind: type, seen: dict[int, object], found: list[tuple]) -> None:
+    """Add to found what is of that kind in a layer, a list or a dict, and in those inside it; seen keeps what was met by its id.
+
+    Nothing is looked through twice: what is inside it was met the first time, or is met where its own walk goes on.
+    """
+    seen[id(item)] = item
+    inside = item._parts() if isinstance(item, Layer) else item
+    for name, child in inside.items() if isinstance(inside, dict) else enumerate(inside):
+        if not isinstance(child, _LOOKED_AT) or id(child) in seen:
+            continue
+        here = f"{path}.{name}" if path else str(name)
+        if isinstance(child, kind):
+            found.append((here, child))
+        if isinstance(child, Param):
+            seen[id(child)] = child
+        else:
+            _gather(child, here, kind, seen, found)
 
 
 def normal(rng, shape: tuple[int, ...], std: float, dtype) -> Param:
