@@ -8,10 +8,14 @@ from numgpt.verify import cases
 from stages import later
 
 # Whole blocks: test_model.py has them in nano, each element of it, and in gpt1. They and what has a sister wait for the second stage.
-BLOCKS = [name for name in cases.names() if "block" in name or name == "recompute"]
-EXACT = [later(name) if name in BLOCKS and name != "pre-norm-block-dropout" else name for name in cases.names()]
-SISTERS = {*BLOCKS, "self-attention-unscaled", "self-attention-no-bias", "self-attention-window", "head-loss-tied",
-           "head-loss-bias", "feed-forward-gelu", "packed-self-attention-window-dropout"}
+BLOCKS = {name for name in cases.names() if "block" in name or name == "recompute"}
+# What another case here has in parts: a Linear's bias, a window, a head's dropout.
+PARTS = {"self-attention-no-bias", "self-attention-window", "feed-forward-gelu", "packed-self-attention-window-dropout",
+         "score-head-bias", "head-log-probs-bias"}
+EXACT = [later(name) if name in (BLOCKS | PARTS) - {"pre-norm-block-dropout"} else name for name in cases.names()]
+SISTERS = {*BLOCKS, *PARTS, "self-attention-unscaled", "head-loss-tied", "head-loss-bias", "head-log-probs-tied", "attention-window",
+           "feed-forward-relu", "softmax-cross-entropy-count", "class-head-dropout", "score-head-dropout", "similarity-head-dropout",
+           "value-head-bias"}
 FIRST = [later(name) if name in SISTERS else name for name in cases.names()]
 
 

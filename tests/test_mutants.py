@@ -5,6 +5,7 @@ Those of tuning are caught by the gradient check too, but for a few that have th
 
 import inspect
 import math
+from functools import cache
 from itertools import combinations
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import test_optim
 import test_rollouts
 import test_shards
+from families import each
 from test_policy import written_out
 
 from numgpt.flat import Flat
@@ -138,12 +140,18 @@ def test_the_catalogue_has_each_mistake_once():
 def cases_of(slug):
     """The cases of the layer that has the mistake."""
     whose = f"numgpt.{mutants.CATALOGUE[slug].where.rpartition('.')[0]}"  # a class's, or a module's if it is in a function
-    names = (*cases.names(), *cases.tuned_models())
-    for name in (name for name in names if name.startswith("packed-") == slug.startswith("packed-")):
+    return [name for name, inside in homes().items() if whose in inside and name.startswith("packed-") == slug.startswith("packed-")]
+
+
+@cache
+def homes():
+    """Of each case, the modules and the classes of what it is made of."""
+    found = {}
+    for name in (*cases.names(), *cases.tuned_models()):
         target = cases.make(name).target
-        layers = [target, *(layer for _, layer in getattr(target, "named_layers", dict)())]
-        if any(whose in (type(layer).__module__, f"{type(layer).__module__}.{type(layer).__name__}") for layer in layers):
-            yield name
+        kinds = {type(layer) for layer in (target, *(layer for _, layer in getattr(target, "named_layers", dict)()))}
+        found[name] = {home for kind in kinds for home in (kind.__module__, f"{kind.__module__}.{kind.__name__}")}
+    return found
 
 
 def test_every_mistake_of_tuning_names_a_case_that_shows_it_or_has_a_test_of_values():
@@ -200,15 +208,17 @@ def numbers_of(slug):
     return np.concatenate([np.ravel(one) for one in found])
 
 
-@pytest.mark.parametrize("slug", list(mutants.CATALOGUE))
-def test_what_a_mistake_breaks_is_derived_in_a_docstring_and_its_line_is_in_the_code(slug):
-    whose, what = mutants.CATALOGUE[slug].breaks
-    assert inspect.getdoc(mutants.named(whose)).count(what) == 1
-    edits = mutants.CATALOGUE[slug].edits
-    sources = {edit.where: inspect.getsource(mutants.named(edit.where)) for edit in edits}
-    with mutants.apply(slug):
-        assert all(mutants.named(where).__code__.co_filename.startswith("<") for where in sources)
-    assert sources == {where: inspect.getsource(mutants.named(where)) for where in sources}
+def test_what_a_mistake_breaks_is_derived_in_a_docstring_and_its_line_is_in_the_code():
+    def claim(slug):
+        whose, what = mutants.CATALOGUE[slug].breaks
+        assert inspect.getdoc(mutants.named(whose)).count(what) == 1
+        edits = mutants.CATALOGUE[slug].edits
+        sources = {edit.where: inspect.getsource(mutants.named(edit.where)) for edit in edits}
+        with mutants.apply(slug):
+            assert all(mutants.named(where).__code__.co_filename.startswith("<") for where in sources)
+        assert sources == {where: inspect.getsource(mutants.named(where)) for where in sources}
+
+    each(mutants.CATALOGUE, claim)
 
 
 def layer_norm_gradient(*slugs):
