@@ -13,9 +13,11 @@ from runs import differing
 from numgpt import GPT, GPTConfig, huggingface, llmc, safetensors
 from numgpt.cli import main
 from numgpt.files import FormatError
+from numgpt.layers import Recompute
 from numgpt.text import CharTokenizer
 from numgpt.training.folder import checkpoints
 from numgpt.tuning import adapters, files
+from numgpt.tuning.growth import grown
 from numgpt.tuning.start import Tuner, prepare
 from numgpt.verify import cases
 
@@ -258,3 +260,24 @@ def test_a_file_whose_new_tokens_do_not_fit_is_refused_before_anything_is_done(r
     with pytest.raises(FormatError, match=sentence):
         adapters.load(model, tmp_path / "changed.safetensors")
     assert model.config.n_vocab == 11 and np.array_equal(model.values, base_of("untied").values) and model.grads.size == model.values.size
+
+
+def test_a_model_in_memory_is_begun_with_as_its_checkpoint_is_and_stays_as_it_was(runs, desk):
+    checkpoint = checkpoints(runs["instruct"][1])[-1]
+    model = files.load(checkpoint)
+    before = model.values.copy()
+    begun = []
+    for base in (checkpoint, model):
+        with prepare("dpo", base, desk / "dpo.jsonl", tokenizer=TOKENIZER, steps=1, batch=4, held_out=0.3) as trainer:
+            begun.append(trainer.model.values)
+    assert np.array_equal(*begun) and not np.array_equal(begun[0], files.load(runs["instruct"][0] / "best.safetensors").values)
+    assert np.array_equal(model.values, before) and len(adapters.adapters(model)) == 6
+    with pytest.raises(ValueError, match="the model has adapters, as on blocks.0.attention.qkv, and a model that is given tokens has no place"):
+        grown(model, 20)
+
+
+def test_a_model_in_memory_is_trained_in_the_type_and_with_the_recompute_that_are_asked_for(desk):
+    how = dict(tokenizer=TOKENIZER, steps=1, batch=4, held_out=0.3)
+    with prepare("dpo", base_of(), desk / "dpo.jsonl", dtype=np.float64, recompute=True, **how) as trainer:
+        assert trainer.model.values.dtype == np.float64 and all(isinstance(block, Recompute) for block in trainer.model.body.blocks)
+        assert np.array_equal(trainer.model.body.blocks[0].layer.ffn.up.weight.value, base_of().body.blocks[0].ffn.up.weight.value)

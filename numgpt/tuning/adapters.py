@@ -29,7 +29,7 @@ from numgpt.tuning.growth import TOKENS, apart, grown
 FORMAT = "numgpt-lora"
 LAYERS = ("attention.qkv",)
 NEW = "new."  # what the names of tensors begin with that have the rows of tokens that the base does not have
-__all__ = ["add", "adapters", "fingerprint", "load", "merge", "merged", "save", "trained"]
+__all__ = ["add", "adapters", "fingerprint", "load", "merge", "merged", "plain", "save", "trained"]
 
 
 def add(model: Flat, rank: int, *, alpha: float | None = None, layers: str | Iterable[str] = LAYERS,
@@ -75,6 +75,16 @@ def merged(model: Flat) -> Flat:
     """A copy with the adapters in its weights."""
     twin = copy.deepcopy(model)
     merge(twin)
+    return twin
+
+
+def plain(model: Flat) -> Flat:
+    """A copy like the one that its file would be read as: adapters in its weights, nothing frozen, all in the usual order."""
+    twin = model.astype(model.values.dtype)
+    if adapters(twin):
+        merge(twin)
+    twin.thaw()
+    twin.lay_out()
     return twin
 
 

@@ -2,20 +2,25 @@
 
 import numpy as np
 
+from numgpt import adapted
 from numgpt.layers import Recompute
 from numgpt.model import GPT
 
 TOKENS = {"embedding.table": 0, "head.weight": 1, "head.bias": 0}  # the axis along which a parameter has tokens
 
 
-def grown(gpt: GPT, n_vocab: int, *, seed=0) -> GPT:
-    """The same model with tokens after its own, whose rows of the table, and columns of a head of its own, are drawn anew."""
+def grown(gpt: GPT, n_vocab: int, *, seed=0, dtype=None, recompute: bool | None = None) -> GPT:
+    """The same model with tokens after its own, whose rows of the table, and columns of a head of its own, are drawn anew.
+
+    All of it is trained, whatever was frozen. dtype and recompute None: the model's
+    """
+    adapted.refuse(gpt, "a model that is given tokens")
     old = gpt.config
     if n_vocab < old.n_vocab:
         raise ValueError(f"the model has {old.n_vocab} tokens already; got {n_vocab}")
     rng = np.random.default_rng(seed)
-    recompute = any(isinstance(block, Recompute) for block in gpt.body.blocks)
-    new = GPT.blank(old.change(n_vocab=n_vocab), dtype=gpt.values.dtype, recompute=recompute)
+    recompute = any(isinstance(block, Recompute) for block in gpt.body.blocks) if recompute is None else recompute
+    new = GPT.blank(old.change(n_vocab=n_vocab), dtype=gpt.values.dtype if dtype is None else dtype, recompute=recompute)
     theirs = dict(gpt.named_params())  # a task's head may be among them
     for name, param in new.named_params():
         own = theirs[name]

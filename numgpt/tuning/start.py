@@ -68,8 +68,9 @@ def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, hel
     """A trainer that has not begun.
 
     stage       one of STAGES
-    base        the model to begin with: a run's folder, a file or folder of weights, or a GPT; None: a small one, from nothing.
-                One that was tuned to the same, with the same labels, goes on with its head
+    base        the model to begin with: a run's folder, a file or folder of weights, or a GPT, which stays as it is; None: a
+                small one, from nothing. One that was tuned to the same, with the same labels, goes on with its head. Adapters
+                that it has are merged, and what it has frozen is trained
     paths       of JSON lines (see lines.py); none: what is drawn for the stage
     validation  a file that is held out, in place of the share held_out of the examples
     labels      the only ones there may be; None: those of the examples
@@ -109,6 +110,8 @@ def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, hel
     if labels is not None and what.kind not in examples.LABELLED:
         raise ValueError(f"examples of {what.kind} have no labels")
     parts = _examples(what, source, labels)
+    if isinstance(base, GPT) and adapters.adapters(base):
+        base = adapters.plain(base)
     gpt, tokenizer, own = _base(base, tokenizer, what, parts, source, dtype, recompute, chosen.seed)
     if lora is not None:
         source["lora"] = {"n_vocab": gpt.config.n_vocab, "fingerprint": adapters.fingerprint(gpt)}
@@ -116,7 +119,8 @@ def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, hel
     template = Template(what.kind, own.n_base if source["known"] else gpt.config.n_vocab)
     data = _encoded(what, source, parts, template, tokenizer, gpt.config.n_ctx)
     rng = np.random.default_rng(chosen.seed)
-    model = what.model(grown(gpt, max(gpt.config.n_vocab, template.n_vocab), seed=rng), data, rng=rng, **options)
+    whole = grown(gpt, max(gpt.config.n_vocab, template.n_vocab), seed=rng, dtype=dtype, recompute=recompute or None)
+    model = what.model(whole, data, rng=rng, **options)
     _go_on(model, base, own)
     data.begins_with(model)
     if lora is not None:
