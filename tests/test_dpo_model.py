@@ -13,11 +13,11 @@ from numgpt.layers.ops import log_softmax
 from numgpt.training.folder import read_metrics
 from numgpt.training.settings import Settings
 from numgpt.training.shards import Shards
-from numgpt.tuning import files
+from numgpt.tuning import adapters, files
 from numgpt.tuning.dpo import DPOModel
 from numgpt.tuning.kl import Answers
-from numgpt.tuning.pairs import REFERENCE
-from numgpt.tuning.start import Tuner, prepare
+from numgpt.tuning.pairs import REFERENCE, in_order
+from numgpt.tuning.start import ADAPTERS, Tuner, prepare
 from numgpt.verify import cases, mutants
 from stages import later
 from tuned_models import moved, slope, tiny_start, write_pairs
@@ -163,6 +163,34 @@ def test_a_run_goes_on_bit_for_bit_with_the_reference_that_lies_in_its_folder(tm
     other.save(tmp_path / "parts" / REFERENCE)
     with pytest.raises(FormatError, match="the run cannot go on as it was"):
         Tuner.resume(tmp_path / "parts", steps=9)
+
+
+@pytest.mark.parametrize("by_hand", ["frozen", "adapters"])
+def test_a_policy_with_frozen_parameters_or_adapters_put_on_by_hand_goes_on_and_its_adapters_come_back(tmp_path, by_hand):
+    base, tokenizer = tiny_start()
+    data = write_pairs(tmp_path / "d.jsonl", 20)
+    with prepare("dpo", base, data, **options(tmp_path, tokenizer=tokenizer)) as usual:
+        policy, source, examples, settings = usual.model, usual.source, usual.data, Settings.from_dict({**usual.settings.to_dict(), "steps": 1})
+    before = policy.astype(np.float32)
+    if by_hand == "frozen":
+        policy.freeze(lambda name: name.startswith("embedding"))
+        policy.lay_out()
+    else:
+        adapters.add(policy, 2)
+    examples.begins_with(policy)
+    with Tuner(policy, examples, settings, folder=tmp_path / "run", source=source) as trainer:
+        trainer.run()
+    with Tuner.resume(tmp_path / "run", steps=2) as again:
+        assert np.array_equal(again.model.values, policy.values) and again.model.grads.size == policy.grads.size < policy.values.size
+        assert np.array_equal(again.data.reference.values, before.values)
+    if by_hand == "adapters":
+        adapters.load(before, tmp_path / "run" / ADAPTERS)
+        best = files.load(tmp_path / "run").values
+        assert np.array_equal(adapters.merged(before).values, best) and not np.array_equal(best, base.values)
+
+
+def test_a_pair_without_an_order_counts_half():
+    assert in_order(np.array([2.0, 0.0, -1.0, 0.0])) == 0.5 and in_order(np.zeros(3)) == 0.5 and in_order(np.array([1.0, -1.0, 3.0, 0.0])) == 0.625
 
 
 def test_what_is_measured_is_what_the_pairs_and_the_policy_s_own_answers_say(tmp_path):

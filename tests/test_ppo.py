@@ -15,7 +15,7 @@ from numgpt.layers.ops import log_softmax
 from numgpt.training.folder import read_metrics
 from numgpt.training.settings import Settings
 from numgpt.training.shards import Shards
-from numgpt.tuning import files, synthetic
+from numgpt.tuning import adapters, files, synthetic
 from numgpt.tuning.encoding import Rows
 from numgpt.tuning.pairs import REFERENCE
 from numgpt.tuning.ppo import ActorCritic
@@ -266,6 +266,40 @@ def test_the_critic_begins_as_the_reward_model(tmp_path):
         values = trainer.model.task(answers.ids)[np.arange(len(answers)), answers.last]
         expected = (data.score.score(answers.ids, answers.last) - data.mean) / data.std
         assert np.abs(values - expected).max() <= 1e-4 * np.abs(expected).max()  # float32, through a mean that is taken off
+
+
+def test_a_policy_that_was_trained_so_goes_on_with_its_critic(tmp_path):
+    with begun(tmp_path, folder=tmp_path / "one", steps=1, lr=3e-2) as trainer:
+        trainer.run()
+        first = trainer.data.best(trainer).task
+    with begun(tmp_path, base=tmp_path / "one") as trainer:
+        assert all(np.array_equal(now.value, then.value) for now, then in zip(trainer.model.task.params(), first.params(), strict=True))
+        assert not np.array_equal(trainer.model.task.body.embedding.table.value, trainer.data.score.body.embedding.table.value)
+
+
+def test_a_reward_model_in_memory_with_adapters_and_frozen_parameters_lies_merged_in_the_folder_and_stays_as_it_was(tmp_path):
+    reward = reward_model()
+    adapters.add(reward, 2, layers="ffn")
+    for layer in adapters.adapters(reward).values():
+        layer.lora_b.value[...] = 0.3
+    with begun(tmp_path, reward=reward, folder=tmp_path / "run", steps=1) as trainer:
+        answers = trainer.data.answered(trainer.model, trainer.data.kept, (0, 1))
+        scores = trainer.data._raw(answers)
+        assert np.abs(scores - reward.score(answers.ids, answers.last)).max() <= 1e-5 * np.abs(scores).max() and adapters.adapters(reward)
+        assert np.abs(scores - reward_model().score(answers.ids, answers.last)).max() > 1e-2 * np.abs(scores).max()
+        trainer.run()
+    with Tuner.resume(tmp_path / "run", steps=2) as again:
+        assert np.array_equal(again.data._raw(answers), scores) and again.source["reads"]["reward"] == REWARD
+
+
+def test_a_reward_that_is_a_function_and_a_folder_do_not_go_together(tmp_path):
+    with pytest.raises(ValueError, match="a reward that is a function is in no file, so a run with a folder could not go on"):
+        begun(tmp_path, reward=lambda answers: answers.last.astype(float), folder=tmp_path / "run")
+
+
+def test_an_answer_of_no_token_has_not_ended():
+    answers = Answered.of([np.array([3, 4])] * 2, [np.array([], int), np.array([5])], [None] * 2, 5)
+    assert answers.ended.tolist() == [False, True] and answers.last.tolist() == [1, 2]
 
 
 def test_rewards_are_of_the_kl_alone_at_the_bound_and_of_the_fixed_price_up_to_half_of_it():

@@ -52,8 +52,8 @@ class ExampleData(Data):
         """A batch of those examples."""
         raise NotImplementedError
 
-    def begins_with(self, model) -> None:
-        """The model that a run begins with, before its first step; whoever needs it later keeps a copy."""
+    def begins_with(self, model, *, taught: bool = False) -> None:
+        """The model that a run begins with, before its first step; whoever needs it later keeps a copy. taught: its task is too."""
 
     def restore(self, folder) -> None:
         """What it kept of that model, from the folder of a run that goes on."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from numgpt.flat import Flat
 from numgpt.threads import one_blas_thread
-from numgpt.tuning import files, synthetic
+from numgpt.tuning import adapters, files, synthetic
 from numgpt.tuning.data import ExampleData
 from numgpt.tuning.encoding import Rows
 from numgpt.tuning.kl import Answers
@@ -15,6 +15,11 @@ from numgpt.tuning.kl import Answers
 REFERENCE = "reference.safetensors"  # in a run's folder, the model that the policy began as
 SAMPLED = 256  # prompts to which an evaluation has the policy answer
 SAMPLING = 0  # the seed of each evaluation, so that they differ by the policy alone
+
+
+def in_order(margins: np.ndarray) -> float:
+    """The share of pairs whose chosen answer is ahead. One with none ahead counts half: whoever says nothing is right by chance."""
+    return float((margins > 0).mean() + (margins == 0).mean() / 2)
 
 
 class RewardData(ExampleData):
@@ -27,15 +32,15 @@ class RewardData(ExampleData):
         return batch.ids, batch.last
 
     def measure(self, trainer) -> dict[str, float]:
-        """The loss on what is held out, the share of pairs whose chosen answer scores higher, and by how much, on average."""
+        """The loss on what is held out, the share of pairs in the right order (half of those that have
+        none), and by how much the chosen answer scores higher, on average."""
         total, margins = 0.0, []
         for ids, last in self.held_out():
             total += trainer.loss(ids, last) * len(ids)
             r = trainer.model.score(ids, last)
             margins.append(r[:, 0] - r[:, 1])
         margins = np.concatenate(margins)
-        return {"val_loss": total / len(self.kept), "accuracy": float((margins > 0).mean()), "margin": float(margins.mean(dtype=np.float64))}
-
+        return {"val_loss": total / len(self.kept), "accuracy": in_order(margins), "margin": float(margins.mean(dtype=np.float64))}
 
     def shown(self, trainer):
         """Pairs that are held out, with their rewards."""
@@ -64,8 +69,8 @@ class DPOData(ExampleData):
         if max_kl is not None:
             self.forms = tuple((name, f"KL {{:.2f}} of {max_kl:g} nats an answer" if name == "kl" else form) for name, form in self.forms)
 
-    def begins_with(self, model):
-        self.reference = model.astype(model.values.dtype)
+    def begins_with(self, model, *, taught=False):
+        self.reference = adapters.plain(model)  # as it will be in the run's folder, in the order of its values too
 
     def restore(self, folder):
         self.reference = files.load(folder / REFERENCE)
@@ -105,7 +110,7 @@ class DPOData(ExampleData):
         margin = reward[:, 0] - reward[:, 1]
         answers = self.answers(model)
         kl = float(answers.divergence(model, self.reference).sum())
-        metrics = {"val_loss": total / len(self.kept), "accuracy": float((margin > 0).mean() + (margin == 0).mean() / 2),
+        metrics = {"val_loss": total / len(self.kept), "accuracy": in_order(margin),
                    "margin": float(margin.mean()), "chosen": float(logp[:, 0].mean()), "rejected": float(logp[:, 1].mean()),
                    "kl": kl / len(answers.ids), "kl_per_token": kl / max(1, answers.n_tokens),
                    "answer_tokens": answers.n_tokens / len(answers.ids)}

@@ -14,7 +14,7 @@ from numgpt.formats import BEST
 from numgpt.layers.inputs import positive
 from numgpt.layers.reward import not_negative, share
 from numgpt.threads import one_blas_thread
-from numgpt.tuning import files, synthetic
+from numgpt.tuning import adapters, files, synthetic
 from numgpt.tuning.data import ExampleData
 from numgpt.tuning.encoding import Rows
 from numgpt.tuning.kl import Answers
@@ -64,7 +64,8 @@ class How:
 class PromptData(ExampleData):
     """Prompts, a score for answers to them, and the reference that the policy began as.
 
-    reward      a file or a run's folder of the reward model, or any callable: Answered -> scores (B,)
+    reward      a file or a run's folder of the reward model, or a RewardModel, of which it keeps a copy, or any callable:
+                Answered -> scores (B,)
     how         see How
 
     Scores are taken less their mean over the reference's answers, and in their standard deviations: what a model of
@@ -83,8 +84,8 @@ class PromptData(ExampleData):
 
     # -- the two models beside the policy
 
-    def begins_with(self, model) -> None:
-        self.reference, self.begun = Tuned(model.astype(model.values.dtype), self.template), model
+    def begins_with(self, model, *, taught: bool = False) -> None:
+        self.reference, self.begun = Tuned(adapters.plain(model), self.template), None if taught else model
         self._scored_by(self.reward)
 
     def restore(self, folder) -> None:
@@ -108,7 +109,7 @@ class PromptData(ExampleData):
         own, theirs = self.template, reward.template
         if own.special != theirs.special:
             raise FormatError(f"the reward model has the special tokens {theirs.special}, the policy {own.special}: it was made from another model")
-        return reward
+        return adapters.plain(reward)  # as it will be in the run's folder
 
     def prepare(self, settings, n_ctx: int) -> None:
         if settings.tokens is not None:
@@ -243,7 +244,7 @@ class PromptData(ExampleData):
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(super().fingerprint().encode())
-        for model in self.models().values():
+        for model in self.models().values():  # plain ones, whose values are in the order of their files
             digest.update(model.values.tobytes())
         return digest.hexdigest()
 

@@ -49,7 +49,7 @@ class Answered:
     @property
     def ended(self) -> np.ndarray:
         """(B,): whether the policy ended the response itself."""
-        return np.array([response[-1] == self.end for response in self.responses])
+        return np.array([len(response) > 0 and response[-1] == self.end for response in self.responses])
 
 
 def answer(model, prompts: Sequence[np.ndarray], n_tokens: int, end: int, key: tuple[int, ...]) -> Answered:

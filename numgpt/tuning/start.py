@@ -9,6 +9,7 @@ import numpy as np
 from numgpt import formats
 from numgpt.config import GPTConfig
 from numgpt.files import FormatError, nearest
+from numgpt.flat import Flat
 from numgpt.model import GPT
 from numgpt.text import CharTokenizer, load_tokenizer
 from numgpt.training.checkpoint import tokenizer_of
@@ -17,6 +18,7 @@ from numgpt.training.trainer import Trainer
 from numgpt.tuning import adapters, examples, files, synthetic
 from numgpt.tuning.encoding import encode
 from numgpt.tuning.growth import grown
+from numgpt.tuning.prompts import REWARD
 from numgpt.tuning.stages import SMALL, STAGES, Stage
 from numgpt.tuning.template import Template
 from numgpt.tuning.tuned import Tuned
@@ -48,8 +50,8 @@ class Tuner(Trainer):
         """Write it, with its adapters merged, and these alone, for the model that they were trained beside."""
         super().keep_best()
         if adapters.adapters(self.model):
-            base = self.source["lora"]
-            adapters.save(self.model, self.folder.path / ADAPTERS, n_vocab=base["n_vocab"], base=base["fingerprint"])
+            base = (self.source or {}).get("lora", {})  # nothing, where somebody put them on by hand: it is what is frozen
+            adapters.save(self.model, self.folder.path / ADAPTERS, n_vocab=base.get("n_vocab"), base=base.get("fingerprint"))
 
 
 def finetune(stage: str, base=None, paths: Sequence = (), **options) -> Tuner:
@@ -82,6 +84,9 @@ def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, hel
     lora_alpha, lora_layers   as adapters.add has them, but beside all Linears of the blocks where nothing is said
     settings    the stage's own options, and see Settings
     """
+    if folder is not None and callable(settings.get("reward")) and not isinstance(settings["reward"], Flat):
+        raise ValueError("a reward that is a function is in no file, so a run with a folder could not go on: name a reward model, or leave "
+                         "folder= out")
     if stage not in STAGES:
         near = nearest(stage, STAGES)
         raise ValueError(f"there is no stage {stage!r}" + (f", but there is {near!r}" if near else "") + f": choose one of {', '.join(STAGES)}")
@@ -104,7 +109,7 @@ def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, hel
     chosen = Settings.of(usual, **settings)
     source = {"stage": stage, "command": what.command, "files": [str(Path(path).resolve()) for path in paths],
               "validation": validation and str(Path(validation).resolve()), "held_out": held_out, "skip_bad": skip_bad, "truncate": truncate,
-              "drawn": drawn, "reads": {name: str(option.resolve()) if isinstance(option, Path) else option for name, option in reads.items()}}
+              "drawn": drawn, "reads": {name: _told(option) for name, option in reads.items()}}
     if not paths and labels is not None:
         raise ValueError("what is drawn has labels of its own: labels go with a file to train on")
     if labels is not None and what.kind not in examples.LABELLED:
@@ -117,16 +122,22 @@ def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, hel
         source["lora"] = {"n_vocab": gpt.config.n_vocab, "fingerprint": adapters.fingerprint(gpt)}
     source["known"] = own is not None and own.fits(what.kind)  # the template's tokens
     template = Template(what.kind, own.n_base if source["known"] else gpt.config.n_vocab)
-    data = _encoded(what, source, parts, template, tokenizer, gpt.config.n_ctx)
+    data = _encoded(what, {**source, "reads": reads}, parts, template, tokenizer, gpt.config.n_ctx)
     rng = np.random.default_rng(chosen.seed)
     whole = grown(gpt, max(gpt.config.n_vocab, template.n_vocab), seed=rng, dtype=dtype, recompute=recompute or None)
     model = what.model(whole, data, rng=rng, **options)
-    _go_on(model, base, own)
-    data.begins_with(model)
+    data.begins_with(model, taught=_go_on(model, base, own))
     if lora is not None:
         task = ["task"] if "task" in vars(model) else []
         adapters.add(model, lora, alpha=lora_alpha, layers=lora_layers or "all", also=task, seed=rng)
     return Tuner(model, data, chosen, folder=folder, source=source, report=report)
+
+
+def _told(option):
+    """An option of a stage's data, as a file can say it."""
+    if isinstance(option, Path):
+        return str(option.resolve())
+    return REWARD if isinstance(option, Flat) else option  # which will lie in the run's folder
 
 
 def read(source: dict, tokenizer, n_base: int, n_ctx: int, *, labels: Sequence | None = None):
@@ -146,15 +157,17 @@ def _encoded(what: Stage, source: dict, parts, template: Template, tokenizer, n_
     return data
 
 
-def _go_on(model: Tuned, base, own: Template | None) -> None:
-    """The head of a model that was tuned to the same, with the same labels, is not begun anew."""
+def _go_on(model: Tuned, base, own: Template | None) -> bool:
+    """The head of a model that was tuned to the same, with the same labels, is not begun anew; whether there was one."""
     if own is None or own != model.template or vars(model).get("task") is None:
-        return
+        return False
     tuned = base if isinstance(base, GPT) else files.load(base)
-    if (tuned.about()["kind"], tuned.about().get("labels")) == (model.about()["kind"], model.about().get("labels")):
-        theirs = dict(tuned.task.named_params())
-        for name, param in model.task.named_params():
-            param.value[...] = theirs[name].value
+    if (tuned.about()["kind"], tuned.about().get("labels")) != (model.about()["kind"], model.about().get("labels")):
+        return False
+    theirs = dict(tuned.task.named_params())
+    for name, param in model.task.named_params():
+        param.value[...] = theirs[name].value
+    return True
 
 
 def _examples(what: Stage, source: dict, labels) -> tuple[examples.Examples, examples.Examples]:
