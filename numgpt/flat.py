@@ -130,6 +130,19 @@ class Flat(Layer):
         self.lay_out()
 
 
+class AsBuilt:
+    """How a model was laid out when somebody took its arrays, who would move what nobody reads once it is laid out anew."""
+
+    def __init__(self, model, whose: str):
+        self.model, self.values, self.whose = model, model.values, whose
+        self.params = [(param, param.frozen) for param in model.params()]
+
+    def check(self) -> None:
+        if self.model.values is not self.values or any(param.frozen != frozen for param, frozen in self.params):
+            raise ValueError(f"this {self.whose} was made before parameters of the model were frozen, thawed or laid out anew, and has "
+                             "arrays that are no longer the model's: make another, after model.lay_out()")
+
+
 def _views(params: list[Param], flat: np.ndarray) -> Iterator[np.ndarray]:
     """flat cut into the parameters' shapes."""
     start = 0

@@ -142,6 +142,18 @@ def test_no_step_moves_a_bit_of_them_and_they_have_no_moments(make):
     assert all(getattr(optimizer, name).shape == model.grads.shape for name in optimizer.moments)
 
 
+@pytest.mark.parametrize("change", [lambda m: m.freeze(), lambda m: m.thaw(), lambda m: m.lay_out()], ids=["frozen", "thawed", "laid out"])
+def test_an_optimizer_and_shards_from_before_a_change_of_the_model_say_so(change):
+    model = model_of()
+    optimizer, shards, start = SGD(model), Shards(model, 2), model.values.copy()
+    with shards:
+        change(model)
+        for name, use in (("SGD", lambda: optimizer.step(0.1)), ("Shards", lambda: shards.backward(IDS, TARGETS)), ("Shards", lambda: shards.loss(IDS, TARGETS))):
+            with pytest.raises(ValueError, match=f"this {name} was made before parameters of the model were frozen, thawed or laid out anew"):
+                use()
+    assert np.array_equal(model.values, start)
+
+
 def test_the_norm_that_clips_is_that_of_what_is_trained():
     model, whole = backward(model_of()), backward(model_of(lambda name: True))
     wanted = np.sqrt(sum((p.grad ** 2).sum() for name, p in whole.named_params() if is_middle(name)))

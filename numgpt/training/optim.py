@@ -10,6 +10,7 @@ from itertools import accumulate
 
 import numpy as np
 
+from numgpt.flat import AsBuilt
 from numgpt.layers.blocks import blocks
 from numgpt.layers.param import Param
 from numgpt.threads import Pool, one_blas_thread
@@ -30,7 +31,7 @@ class Optimizer:
         self.params = [param for param in model.params() if not param.frozen]  # views of values and grads, one after the other
         if not self.params:
             raise ValueError("there is nothing to train: all parameters of the model are frozen")
-        self.n_steps = 0
+        self.n_steps, self._as_built = 0, AsBuilt(model, type(self).__name__)
         for name in self.moments:
             setattr(self, name, np.zeros(self.values.shape, self.values.dtype))
         self._blocks, self._matrices = list(blocks(self.values.size)), list(_matrices(self.params))
@@ -43,6 +44,7 @@ class Optimizer:
 
     def step(self, lr: float, *, scale: float = 1.0) -> None:
         """Move the parameters against scale times the gradient."""
+        self._as_built.check()
         self.n_steps += 1
         shrink = 1 - lr * self.weight_decay
 

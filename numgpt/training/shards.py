@@ -14,6 +14,7 @@ from itertools import chain
 
 import numpy as np
 
+from numgpt.flat import AsBuilt
 from numgpt.layers import Layer
 from numgpt.layers.inputs import positive
 from numgpt.threads import Pool, cores, one_blas_thread
@@ -52,6 +53,7 @@ class Shards:
         model.zero_grad()  # which says so if its layers are not those that it laid out
         with one_blas_thread() as held:  # a BLAS of many threads under each of ours would do more harm than good
             self.pool = pool or Pool(min(self.n, cores()) if held else 1)
+        self._as_built = AsBuilt(model, "Shards")
         self.models = [model] + [model.replica(fleeting=True) for _ in range(self.n - 1)]
         self.sum = Sum(self.models)
 
@@ -60,6 +62,7 @@ class Shards:
 
         key: whole numbers that, with the number of the piece, give a piece its dropout; None: there is none
         """
+        self._as_built.check()
         shards = self.split(*batch, key=key)
         with one_blas_thread(), self.sum.under_way(len(shards)):
             losses = self.pool.map(_gradient, self.models, shards, self.sum.told)
@@ -67,6 +70,7 @@ class Shards:
 
     def loss(self, *batch) -> float:
         """The loss alone."""
+        self._as_built.check()
         with one_blas_thread():
             losses = self.pool.map(_losses, self.models, self.split(*batch))
         return sum(loss for shard in losses for loss in shard)
