@@ -117,12 +117,21 @@ def test_packed_rows_teach_what_their_examples_teach_one_by_one(changes):
 
 
 @pytest.mark.parametrize("form", [form for slug in mutants.names("tuning") if slug.startswith("instruct-")
-                                  for form in mutants.forms(slug)], ids=lambda form: form.story.partition(":")[0])
+                                  for form in mutants.forms(slug) if slug != "instruct-mean"], ids=lambda form: form.story.partition(":")[0])
 def test_each_mistake_about_what_is_a_lesson_shows_beside_the_examples_written_out(form):
     model = model_of()
     with mutants.apply(form):
         found = learned(model, *whole(data_of()))
     assert all(map(far, found, one_by_one(model)))
+
+
+def test_a_mean_over_responses_is_told_from_the_mean_over_their_tokens():
+    model, batch = model_of(), whole(data_of())
+    by_token = one_by_one(model)
+    own = [float(model(ids, targets)) for ids, targets in written_out()]
+    with mutants.apply("instruct-mean", variant=1):
+        loss, grads = learned(model, *batch)
+    assert far(loss, by_token[0]) and far(grads, by_token[1]) and near(loss, np.mean(own))
 
 
 def test_nothing_of_a_prompt_has_a_direct_loss():
@@ -212,7 +221,7 @@ def test_exact_is_the_share_of_prompts_that_greedy_decoding_answers_right_and_th
         said = answer(model, model.template, TOKENIZER, [USER, *TOKENIZER.encode(prompt), ASSISTANT], 3)
         wrong = "".join("ab"[c == "a"] for c in said)  # in every token, and counted once all the same
         items.append(Instruction(prompt, (said if prompt in ("a", "d", "fgh", "hh") else wrong) or "a"))
-    data = data_of(kept=items, batch=2)
+    data = data_of(kept=items, batch=2, tokens=15)  # of rows with one example and with two
     right, logps = 0, []
     for (ids, targets), item in zip(written_out(items), items):
         begin = 2 + len(item.prompt)
@@ -223,6 +232,8 @@ def test_exact_is_the_share_of_prompts_that_greedy_decoding_answers_right_and_th
     found = data.measure(Trained(model))
     assert found["exact"] == right / 8
     assert abs(found["val_loss"] + np.mean(logps)) < 1e-12 and found["perplexity"] == math.exp(found["val_loss"])
+    with mutants.apply("instruct-mean"):
+        assert far(data.measure(Trained(model))["val_loss"], -np.mean(logps))
     lines = data.shown(Trained(model)).split("\n")
     assert len(lines) == 5 and all(line.startswith(f"{item.prompt} -> ") for line, item in zip(lines, items))
 

@@ -30,3 +30,13 @@ add("instruct-together", "tuning.instruct.InstructData.taken", "rows.segments[wh
     f"the examples of a row see each other, for nobody says that they are several: {_OTHERWISE}", breaks=(WHOSE, _LOSS))
 other("instruct-together", f"all but the first of a row do: {_OTHERWISE}", (
     PACK, "segments[row, stop:] += 1  # all to the right of its end", "segments[row, stop:] = 1"))
+# Which mean: a long answer and a short one, or a full row and a short one, weigh the same.
+MEASURE, SURPRISE, BACK = "tuning.instruct.InstructData.measure", "layers.loss.surprise", "layers.loss.surprise_backward"
+_EACH = ("(lambda own, run: own.sum() / run[-1] / np.maximum(np.bincount(run[own], minlength=run[-1] + 1)[run], 1))("
+         "targets != IGNORE, np.cumsum(np.diff(targets != IGNORE, prepend=False) & (targets != IGNORE)))")
+add("instruct-mean", MEASURE, "total += trainer.loss(ids, targets, segments) * counted.sum()",
+    "total += trainer.loss(ids, targets, segments) * len(ids)", f"what is held out is a mean over rows, as if each had as many tokens: {_OTHERWISE}",
+    breaks=(WHOSE, "a batch's response tokens"), more=((MEASURE, "count += counted.sum()", "count += len(ids)"),))
+other("instruct-mean", f"the mean over responses, each of them its own tokens' mean: {_OTHERWISE}", (
+    SURPRISE, "np.where(counts, nll[:, 0], 0)", f"np.where(counts, nll[:, 0], 0) * {_EACH}"), (
+    BACK, "(counts / total)", f"(counts / total) * {_EACH}[:, None]"))
