@@ -1,7 +1,7 @@
-"""The mistakes people make in what an instruction's loss is of: in the data, so that no gradient check can see any of them.
+"""The mistakes people make in what an instruction's loss is of, and a mean of: no gradient check can see any of them.
 
-Each trains a model to something else, and the loss falls all the same: a test that writes out which targets a row must
-have, and which of its places see each other, finds them.
+Each trains a model to something else, or judges it by something else, and the loss falls all the same: a test that writes
+out which targets a row must have, which of its places see each other, and what a token weighs, finds them.
 """
 
 from numgpt.verify.mutants.catalogue import add, other
