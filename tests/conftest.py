@@ -8,8 +8,12 @@ import itertools
 import os
 from pathlib import Path
 
-import pytest
-from hypothesis import settings
+# OpenBLAS's threads wait for their next product awake, for a tenth of a second: in each process that a test starts, as long as
+# many of them work. Here and there they go to sleep at once; how many there are stays as it is. To be said before NumPy is loaded.
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 settings.register_profile("desk", deadline=None, max_examples=15)
 settings.register_profile("ci", deadline=None, max_examples=50, derandomize=True)
@@ -56,4 +60,22 @@ def no_power_is_cut():
     test_files.py. Processes that tests start do wait."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", os.fstat)  # a file that is not open is an error still
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def the_machine_is_measured_once():
+    """How fast matrix products are here is measured by each run that shows its progress, for a quarter of a second of all cores:
+    within this process by the first alone."""
+    from numgpt.training import progress  # not before OpenBLAS was told what it is told above
+
+    measured, real = {}, progress.matmul_speed
+
+    def matmul_speed(pool, dtype):
+        if dtype not in measured:
+            measured[dtype] = real(pool, dtype)
+        return measured[dtype]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress, "matmul_speed", matmul_speed)
         yield

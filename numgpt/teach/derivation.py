@@ -11,6 +11,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -31,11 +32,11 @@ class Statement:
     code: str
     prose: tuple[str, ...] = ()  # the lines above it that begin with --
 
-    @property
+    @cached_property
     def tree(self) -> ast.stmt:
         return ast.parse(self.code).body[0]
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         """What it assigns to."""
         nodes = list(ast.walk(self.tree))
@@ -45,7 +46,7 @@ class Statement:
         loops = {node.target.id for node in nodes if isinstance(node, ast.For)}
         return [name for name in dict.fromkeys(found) if name not in loops]
 
-    @property
+    @cached_property
     def reads(self) -> set[str]:
         """Whose numbers it uses: of x.shape and x.dtype it would use none."""
         nodes = list(ast.walk(self.tree))
