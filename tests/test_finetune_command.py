@@ -62,8 +62,8 @@ def wrote(folder, name, lines) -> str:
 def test_a_run_says_what_the_model_that_it_leaves_takes_for_what(desk, capsys):
     assert here(desk, "base", "data.jsonl", *FAST, "--out", "said", "--held-out", 0.3) == 0
     out = capsys.readouterr().out
-    table = out[out.index("said/best.safetensors, on the 4 examples held out:"):]
     best = min((line for line in read_metrics(desk / "said") if "val_loss" in line), key=lambda line: line["val_loss"])
+    table = out[out.index(f"said/best.safetensors (step {best['step']}), on the 4 examples held out:"):]
     assert f"accuracy {best['accuracy']:.1%}, macro-F1" in table and '"so so"' in table
     assert f"{best['accuracy']:.1%} right" in out
 

@@ -207,6 +207,8 @@ def test_rows_may_be_shorter_than_the_context():
 class Trained:
     """What measure and shown know of a trainer."""
 
+    folder, n_done = None, 7
+
     def __init__(self, model):
         self.model = model
 
@@ -234,8 +236,9 @@ def test_exact_is_the_share_of_prompts_that_greedy_decoding_answers_right_and_th
     assert abs(found["val_loss"] + np.mean(logps)) < 1e-12 and found["perplexity"] == math.exp(found["val_loss"])
     with mutants.apply("instruct-mean"):
         assert far(data.measure(Trained(model))["val_loss"], -np.mean(logps))
-    lines = data.shown(Trained(model)).split("\n")
-    assert len(lines) == 5 and all(line.startswith(f"{item.prompt} -> ") for line, item in zip(lines, items))
+    whose, *lines = data.shown(Trained(model)).split("\n")
+    assert whose == "the model of step 7, on prompts held out:" and len(lines) == 5
+    assert all(line.startswith(f"{item.prompt} -> ") for line, item in zip(lines, items))
 
 
 # -- models
@@ -312,6 +315,8 @@ def test_the_command_reads_a_file_and_says_what_the_model_answers(tmp_path, monk
     lines = [json.loads(line) for line in open("run/metrics.jsonl")]
     assert [set(line) >= {"val_loss", "exact", "perplexity"} for line in lines] == [True, False, True]
     with Tuner.resume("run") as trainer:
+        trainer.model.values[...] = 0  # what is shown is not the last model, but the one that the run leaves
+        assert f"run/best.safetensors (step {trainer.best_at}), on prompts held out:\n" in out and trainer.data.shown(trainer) in out
         assert trainer.data.T == 20 and trainer.data.turns == 0.5 and trainer.model.config.n_ctx == 3 * 7
 
 

@@ -34,7 +34,7 @@ def test_a_run_says_what_it_is_how_it_fares_and_where_it_lies(run, tmp_path):
     assert head == f"{trainer.model.n_params:,} parameters, 2 layers of width 12; 4 sequences of 8 tokens a step, in 1 shard on 1 thread"
     assert [line.split("  ")[0] for line in steps] == [f"step {n} of 12" for n in (0, 4, 8, 12)]
     assert "left" in steps[1] and "left" not in steps[-1]
-    assert done.startswith("done: 12 steps in 0:") and f"{trainer.best:.4f}" in done and done.endswith(str(tmp_path / "run"))
+    assert done.startswith("done: 12 steps in 0:") and f"{trainer.best:.4f} at step 12;" in done and done.endswith(str(tmp_path / "run"))
     out = io.StringIO()
     with Trainer.resume(tmp_path / "run", steps=14, report=Progress(out)) as trainer:
         trainer.run()
@@ -89,3 +89,12 @@ def test_where_nobody_listens_any_more_it_says_no_more_and_the_run_goes_on(run, 
 
 def test_clocks_have_hours_when_they_need_them():
     assert [_clock(seconds) for seconds in (-3, 0.4, 59.6, 61, 3600, 90061)] == ["0:00", "0:00", "1:00", "1:01", "1:00:00", "25:01:01"]
+
+
+def test_a_run_whose_best_model_is_its_first_says_so(run, tmp_path):
+    out = io.StringIO()
+    with run(Progress(out), lr=30.0, steps=4) as trainer:
+        trainer.run()
+    assert f"{trainer.best:.4f} at step 0: no evaluation was better than the start; " in out.getvalue()
+    with Trainer.resume(tmp_path / "run", steps=5) as again:
+        assert again.best_at == 0

@@ -257,7 +257,7 @@ def test_what_is_printed_elsewhere_than_on_a_terminal_are_plain_lines(desk, tmp_
     assert done.returncode == 0 and not done.stderr and "\r" not in done.stdout and "\x1b" not in done.stdout
     steps = re.findall(r"^step (\d+) of 40  .*held out \d+\.\d+  perplexity \d+\.\d+  \d+\.\d+ bits a character", done.stdout, re.M)
     assert steps == ["0", "8", "16", "24", "32", "40"]
-    assert re.search(r"^done: 40 steps in 0:\d\d; lowest loss on what is held out \d\.\d{4}; " + str(tmp_path / "run"), done.stdout, re.M)
+    assert re.search(r"^done: 40 steps in 0:\d\d; lowest loss on what is held out \d\.\d{4} at step \d+; " + str(tmp_path / "run"), done.stdout, re.M)
 
 
 def test_the_sample_at_the_end_has_the_tokenizers_ids_alone_where_the_model_has_more(tmp_path, monkeypatch, capsys):

@@ -88,7 +88,7 @@ class Progress:
         pass  # at every evaluation; what matters is where the run lies, which stands at its end
 
     def _end(self, trainer, metrics) -> None:
-        self._say(f"done: {trainer.n_done:,} steps in {_clock(trainer.seconds)}; {trainer.data.best_said(trainer.best)}"
+        self._say(f"done: {trainer.n_done:,} steps in {_clock(trainer.seconds)}; {trainer.data.best_said(trainer.best)}{_when(trainer)}"
                   + (f"; {trainer.folder.path}" if trainer.folder else ""))
 
     def _stop(self, trainer, metrics) -> None:
@@ -115,6 +115,14 @@ class Progress:
             self.out.flush()
         except (OSError, ValueError):  # the reader, say `head`, has gone, the terminal or the stream is closed, the disk is full
             self.out, self.live = None, False
+
+
+def _when(trainer) -> str:
+    """At which step the best model was found, if that is known."""
+    if trainer.best_at is None:
+        return ""
+    worse = ": no evaluation was better than the start" if trainer.best_at == 0 < trainer.n_done else ""
+    return f" at step {trainer.best_at:,}{worse}"
 
 
 def _counted(n: int, thing: str) -> str:

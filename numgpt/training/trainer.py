@@ -63,6 +63,7 @@ class Trainer:
         self.rate = settings.rate()
         self.n_done = self.saved_at = 0  # steps
         self.best: float | None = None  # loss on held-out text
+        self.best_at: int | None = None  # the step after which it was measured
         self.seconds = 0.0  # of training, in all
         self.before = 0.0  # of them before the first step, which say nothing of how long a step takes; not known of a run that goes on
         self.stopped_by = None  # a signal
@@ -101,7 +102,7 @@ class Trainer:
             trainer.n_done = trainer.saved_at = state["step"]
             trainer.optimizer.n_steps = state.get("updates", trainer.n_done)
             trainer.best, trainer.seconds, trainer.tokenizer_files = state["best"], state["seconds"], saved.tokenizer_files
-            trainer.ended = state.get("ended")
+            trainer.ended, trainer.best_at = state.get("ended"), state.get("best_at")
             run.cut_metrics(trainer.n_done or -1)  # a run at its beginning evaluates before its first step
         except KeyError as error:
             run.close()
@@ -128,7 +129,8 @@ class Trainer:
 
     def _checkpoint(self) -> Checkpoint:
         state = {"step": self.n_done, "settings": self.settings.to_dict(), "source": self.source, "best": self.best,
-                 "seconds": self.seconds, "fingerprint": self.fingerprint, "ended": self.ended, "updates": self.optimizer.n_steps}
+                 "best_at": self.best_at, "seconds": self.seconds, "fingerprint": self.fingerprint, "ended": self.ended,
+                 "updates": self.optimizer.n_steps}
         return Checkpoint(self.model, self._moments(), state, self.tokenizer_files)
 
     def _moments(self) -> dict[str, np.ndarray]:
@@ -219,7 +221,7 @@ class Trainer:
         self.seconds += time.perf_counter() - start
         judged = self.data.judged(metrics)
         if self.best is None or judged < self.best:
-            self.best = judged
+            self.best, self.best_at = judged, self.n_done
             if self.folder is not None and not self.folder.closed:
                 self.keep_best()
         self.ended = self.data.ended(metrics)

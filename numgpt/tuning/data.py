@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from numgpt.flat import Flat
 from numgpt.formats import BEST
 from numgpt.threads import one_blas_thread
 from numgpt.training.data import Data
@@ -14,6 +15,14 @@ from numgpt.tuning.examples import BadLines
 from numgpt.tuning.lines import shown
 from numgpt.tuning.packing import deal
 from numgpt.tuning.template import Template
+
+
+def best_model(trainer) -> tuple[Flat, str]:
+    """The run's best model, which is the one that it leaves, and what to call it; without a folder, the last."""
+    path = trainer.folder and trainer.folder.path / BEST
+    if not (path and path.exists()):
+        return trainer.model, f"the model of step {trainer.n_done:,}"
+    return trainer.load(path), str(path) + ("" if trainer.best_at is None else f" (step {trainer.best_at:,})")
 
 
 class ExampleData(Data):
@@ -66,11 +75,6 @@ class ExampleData(Data):
         """What somebody should know before these examples are learned from."""
         return []
 
-    def best(self, trainer):
-        """The run's best model, which is the one that it leaves; without a folder, the last."""
-        path = trainer.folder and trainer.folder.path / BEST
-        return trainer.load(path) if path and path.exists() else trainer.model
-
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
         for rows in (self.train, self.kept):
@@ -109,8 +113,8 @@ class ClassifyData(ExampleData):
                 for label, n, held in zip(self.labels, n_train, n_kept) if not n]
 
     def shown(self, trainer):
-        whose = "the model" if trainer.folder is None else f"{trainer.folder.path / BEST}"
-        return f"{whose}, on the {len(self.kept)} examples held out:\n{self.confusion(self.best(trainer))}"
+        model, whose = best_model(trainer)
+        return f"{whose}, on the {len(self.kept)} examples held out:\n{self.confusion(model)}"
 
     def confusion(self, model) -> Confusion:
         """How often each class is taken for each, of what is held out."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from numgpt.layers.inputs import IGNORE
-from numgpt.tuning.data import ExampleData
+from numgpt.tuning.data import ExampleData, best_model
 from numgpt.tuning.encoding import PAD
 from numgpt.tuning.packing import Packed, deal, packed
 from numgpt.tuning.talk import answer
@@ -113,11 +113,12 @@ class InstructData(ExampleData):
         return {"val_loss": loss, "exact": 1 - wrong / len(self.kept), "perplexity": math.exp(min(loss, 700))}
 
     def shown(self, trainer):
-        """Prompts that are held out, and what the model answers."""
-        lines = []
+        """Prompts that are held out, and what the run's best model answers."""
+        model, whose = best_model(trainer)
+        lines = [f"{whose}, on prompts held out:"]
         for (ids,), (begin,) in list(zip(self.kept.ids, self.kept.begins))[:SHOWN]:
             text = [self.template.text(part, self.tokenizer) for part in (ids[1:begin - 1], ids[begin:])]
-            said = answer(trainer.model, self.template, self.tokenizer, ids[:begin].tolist(), len(ids) - begin)
+            said = answer(model, self.template, self.tokenizer, ids[:begin].tolist(), len(ids) - begin)
             lines.append(f"{text[0]} -> {said}" + ("" if said == text[1] else f"   (right: {text[1]})"))
         return "\n".join(lines)
 
