@@ -111,6 +111,21 @@ def test_the_table_is_of_the_labels_that_the_lines_carry(models, tmp_path, capsy
     assert [sum(row) for row in content["counts"]] == [1, 1, 0]
 
 
+@pytest.mark.parametrize("name", ["-", "texts", "texts.txt", "texts.ndjson"])
+def test_an_object_that_has_a_text_is_read_as_json_wherever_it_comes_from(models, tmp_path, capsys, monkeypatch, name):
+    folder, made = models
+    path = tmp_path / "texts.txt" if name == "-" else tmp_path / name
+    path.write_text("".join(json.dumps({"id": 7, "text": text, "label": "bad"}) + "\n" for text in TEXTS))
+    with open(path, "rb") as lines:
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=lines, isatty=lambda: False, fileno=lines.fileno))
+        found = said(capsys, folder / "classify", "-" if name == "-" else path).out.splitlines()
+        lines.seek(0)
+        table = json.loads(said(capsys, folder / "classify", "-" if name == "-" else path, "--table", "--json").out)
+    best = [alone(made["classify"], [text]).argmax() for text in TEXTS]
+    assert [line.split("\t")[0] for line in found] == [LABELS[i] for i in best]
+    assert table["n"] == len(TEXTS) and table["counts"][0] == np.bincount(best, minlength=3).tolist()
+
+
 def test_labels_that_are_numbers_are_printed_as_such(models, tmp_path, capsys):
     folder, _ = models
     (tmp_path / "texts").write_text("hi\n")
@@ -181,7 +196,8 @@ def test_the_table_wants_a_label_that_the_model_knows(models, tmp_path, capsys, 
     found = said(capsys, folder / "classify", tmp_path / "test.jsonl", "--table", "--skip-bad", status=1).err
     assert "there is no line to judge" in found
     said(capsys, folder / "classify", tmp_path / "test.jsonl")  # without a table nobody asks
-    assert "plain lines" in said(capsys, folder / "classify", "texts", "--table", status=1).err
+    (tmp_path / "texts").write_text("hi\n")
+    assert "line 1: a plain line does not say what is right" in said(capsys, folder / "classify", tmp_path / "texts", "--table", status=1).err
 
 
 def test_a_model_that_is_no_classifier_is_named_for_what_it_is(models, tmp_path, capsys):

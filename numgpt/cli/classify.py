@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from numgpt import formats
+from numgpt.cli.finetune import JSON
 from numgpt.cli.options import called, path
 from numgpt.files import FormatError
 from numgpt.layers.inputs import positive
@@ -23,7 +24,6 @@ from numgpt.tuning.examples import BadLines
 from numgpt.tuning.lines import shown
 from numgpt.tuning.tuned import Tuned
 
-JSON = (".jsonl", ".json")
 EXAMPLES = """examples:
   numgpt classify runs/classify-1 films.txt               a text a line; a label and its probability a line
   echo "([])" | numgpt classify runs/classify-1
@@ -37,8 +37,9 @@ def register(commands) -> None:
         "classify", help="what a fine-tuned model takes lines for", epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Print for each line the label that a model gives it, and how probable it is. A line is a text,\n"
-                    "or an object of JSON as numgpt finetune reads it: in files that end in .jsonl, and always for pairs\n"
-                    "and choices. Of choices, the label is the number of one, counted from 0.")
+                    'or an object of JSON as numgpt finetune reads it: wherever it has a "text", such as {"text": "a fine film"};\n'
+                    "always in files that end in .jsonl, and for pairs and choices. Of choices, the label is the number of\n"
+                    "one, counted from 0.")
     parser.add_argument("model", type=path, metavar="RUN",
                         help="a run of numgpt finetune, whose best model is taken, or a file of one")
     parser.add_argument("files", nargs="*", metavar="FILE",
@@ -102,9 +103,6 @@ def _loaded(arguments) -> tuple[Classifier, object]:
 
 def _verdicts(arguments, model: Classifier, tokenizer, name: str, bad: BadLines) -> Iterator[Verdict]:
     plain = model.template.kind == "classify" and Path(name).suffix not in JSON
-    if plain and arguments.table:
-        raise FormatError(f"{called(name)} has plain lines, which do not say what is right: --table wants JSON lines, in a "
-                          "file that ends in .jsonl")
     terminal = name == "-" and sys.stdin is not None and sys.stdin.isatty()
     if terminal:
         print(f"{'a text' if plain else 'an object of JSON'} a line; Ctrl-D ends", file=sys.stderr)

@@ -13,6 +13,7 @@ from numgpt.tuning.start import Tuner, prepare
 
 COMMAND = "finetune"
 TASKS = tuple(name for name, stage in STAGES.items() if stage.command == COMMAND)
+JSON = (".jsonl", ".ndjson", ".json")  # names of files of examples
 EXAMPLES = """a line of DATA is an object of JSON:
   classify            {"text": "a fine film", "label": "good"}
   pairs, similarity   {"a": "it rains", "b": "it is wet", "label": "entails"}
@@ -119,8 +120,8 @@ def parted(names) -> tuple[Path | None, list[str]]:
 
 def _of_examples(file: Path) -> bool:
     """By its name, or because it begins as JSON does: no weights do."""
-    if file.suffix in (".jsonl", ".json") or not file.is_file():
-        return file.suffix in (".jsonl", ".json")
+    if file.suffix in JSON or not file.is_file():
+        return file.suffix in JSON
     with open(file, "rb") as content:
         return content.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b'{"', b'{ "'))
 

@@ -1,5 +1,6 @@
 """What a classifier says of texts: lines in, a probability of each class out."""
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from numgpt.tuning.classifier import Classifier
 from numgpt.tuning.confusion import Confusion
 from numgpt.tuning.encoding import Rows
 from numgpt.tuning.examples import LABELLED, BadLines, Origin, belongs
-from numgpt.tuning.lines import Bad, Choice, Label, Text, decoded, parse
+from numgpt.tuning.lines import Bad, Choice, Label, Text, decoded, parse, wanted
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,13 @@ class Verdict:
 class Lines:
     """The lines of a file, as examples of the model's kind. What is none of them goes to bad: an error, or counted and left out.
 
-    plain     a line is the text itself, not JSON
+    plain     a line is the text itself, unless it is an object of JSON that has a "text", which nobody classifies as it stands
     answers   whether a line must say what is right
     """
 
     def __init__(self, model: Classifier, bad: BadLines, *, plain: bool, answers: bool = False):
-        if plain and (answers or model.template.kind != "classify"):
-            raise ValueError("a plain line is a text alone, without a label")
+        if plain and model.template.kind != "classify":
+            raise ValueError("a plain line is a text alone, for --task classify")
         self.model, self.bad, self.plain, self.answers = model, bad, plain, answers
 
     def read(self, lines: Iterable[bytes], name: str) -> Iterator[tuple[Origin, object]]:
@@ -62,7 +63,7 @@ class Lines:
 
     def _item(self, line: bytes):
         kind, labels = self.model.template.kind, self.model.labels
-        if not self.plain:
+        if not self.plain or _has_text(line):
             item = parse(line, kind, answers=self.answers)
             if self.answers and kind in LABELLED:
                 belongs(item.label, labels, labels[0])
@@ -70,7 +71,20 @@ class Lines:
         text = decoded(line)
         if not text.strip():
             raise Bad("an empty text", "the line is empty" + (" but for white space" if text else "") + ": a text is wanted")
+        if self.answers:
+            raise Bad("no label", f"a plain line does not say what is right, and that is asked for: {wanted(kind)}")
         return Text(text, None)
+
+
+def _has_text(line: bytes) -> bool:
+    """Whether a line is an object of JSON that has a "text"; bytes that are not UTF-8 are spoken of elsewhere."""
+    if not line.lstrip().startswith(b"{"):
+        return False
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and "text" in content
 
 
 def classified(model: Classifier, tokenizer, items: Iterable[tuple[Origin, object]], bad: BadLines, *, batch: int = 1,
