@@ -203,3 +203,15 @@ def test_a_classifier_of_a_program_is_trained_and_left_as_it_was(tmp_path, desk)
     trainer.run()
     assert np.array_equal(model.values, before) and not np.array_equal(trainer.model.values, before)
     saved(tmp_path / "it", trainer.model)
+
+
+def test_the_best_classifier_is_the_best_at_the_task_whatever_the_language_model_loses(desk):
+    with prepare("classify", desk / "base", [desk / "data.jsonl"], held_out=0.4, batch=2, steps=1, lm_weight=3.0) as trainer:
+        measured, model, rows = trainer.evaluate(), trainer.model, trainer.data.kept.at(range(6))
+    scores = model.scores(rows.ids, rows.last).astype(float)
+    loss = np.mean([np.log(np.exp(row).sum()) - row[right] for row, right in zip(scores, rows.classes)])
+    total = model(rows.ids, rows.last, rows.classes, rows.targets)  # in one batch, whose tokens all count alike
+    assert measured["val_loss"] == pytest.approx(loss, rel=1e-5) and trainer.best == measured["val_loss"]  # float32
+    assert loss + 3.0 * measured["lm_loss"] == pytest.approx(total, rel=1e-5)
+    with prepare("classify", desk / "base", [desk / "data.jsonl"], steps=1, lm_weight=0.0) as trainer:
+        assert "lm_loss" not in trainer.evaluate()

@@ -233,7 +233,10 @@ class Trainer:
 
     def loss(self, *batch) -> float:
         """Of a batch that is held out."""
-        loss = self.shards.loss(*batch)
+        return self.checked(self.shards.loss(*batch), batch)
+
+    def checked(self, loss: float, batch: tuple) -> float:
+        """A loss on a batch that is held out, if it is finite."""
         if not math.isfinite(loss):
             self._stop_at_fault(f"after step {self.n_done} the loss on what is held out", batch, None)
         return loss

@@ -83,6 +83,12 @@ class Classifier(Tuned):
         loss = self.cross_entropy(self._scores(x, ids, last, rng), classes, count=n_classes)
         return loss + self.lm_weight * self.head(x, in_rows(targets), count=n_targets) if self.lm_weight else loss
 
+    def apart(self, ids, last, classes, targets) -> tuple:
+        """(B, K) the scores, and the two losses: the task's, and the language model's, 0 where it has no weight."""
+        x = self.body(in_rows(ids))
+        scores = self._scores(x, ids, last)
+        return scores, self.cross_entropy(scores, classes), self.head(x, in_rows(targets)) if self.lm_weight else 0.0
+
     def scores(self, ids, last) -> np.ndarray:
         """(B, K): of each class, or of each choice, before the softmax."""
         return self._scores(self.body(in_rows(ids)), ids, last)

@@ -91,19 +91,27 @@ class ExampleData(Data):
 class ClassifyData(ExampleData):
     """Texts, pairs or choices, and the class of each."""
 
-    forms = (("accuracy", "{:.1%} right"),)
+    forms = (("accuracy", "{:.1%} right"), ("lm_loss", "language {:.3f}"))
 
     def taken(self, rows, which):
         batch = rows.at(which)
         return batch.ids, batch.last, batch.classes, batch.targets
 
     def measure(self, trainer) -> dict[str, float]:
-        """The loss on what is held out, and the share of examples whose highest score is the right one's."""
-        total = right = 0
+        """Of what is held out: the task's loss, the mean over examples; the language model's, the mean over tokens, where it has a
+        weight; and the share of examples whose highest score is the right one's. The best model is the best at the task."""
+        total = right = language = n_tokens = 0
         for ids, last, classes, targets in self.held_out():
-            total += trainer.loss(ids, last, classes, targets) * len(ids)
-            right += int((trainer.model.scores(ids, last).argmax(-1) == classes).sum())
-        return {"val_loss": total / len(self.kept), "accuracy": right / len(self.kept)}
+            scores, loss, lm_loss = trainer.model.apart(ids, last, classes, targets)
+            trainer.checked(float(loss + lm_loss), (ids, last, classes, targets))
+            _, n = trainer.model.count(ids, last, classes, targets)
+            total, right = total + float(loss) * len(ids), right + int((scores.argmax(-1) == classes).sum())
+            language, n_tokens = language + float(lm_loss) * n, n_tokens + n
+        metrics = {"val_loss": total / len(self.kept), "accuracy": right / len(self.kept)}
+        return metrics | ({"lm_loss": language / n_tokens} if trainer.model.lm_weight else {})
+
+    def best_said(self, best):
+        return f"lowest loss of the task on what is held out {best:.4f}"
 
     def remarks(self):
         if self.labels is None:
