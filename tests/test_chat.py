@@ -164,13 +164,20 @@ def test_each_line_is_a_prompt_and_each_answer_a_line(desk, call):
 
 
 def test_what_is_wrong_with_a_prompt_is_told_with_its_line_and_the_conversation_goes_on(desk, call):
-    given = b"ab\naxx\n\n\xff\n" + b"a" * 40 + b"\n/reset\nab\n/quit\nab\n"
-    status, out, err = call(desk / "model.safetensors", "--temperature", 0, given=given)
+    given = b"ab\naxx\n\n\xff\n" + b"a" * 40 + b"\nab\n"
+    status, out, err = call(desk / "model.safetensors", "--single", "--temperature", 0, given=given)
     lines = out.split("\n")
     assert status == 1 and len(lines) == 7 and lines[0] == lines[5] and lines[1:5] == [""] * 4 and lines[0]
     told = [line for line in err.split("\n") if "cut off" not in line]
     assert told == ["numgpt: line 2: the vocabulary lacks 'x' at 1", "numgpt: line 3: a prompt is empty", "numgpt: line 4: byte 1, 0xff, is not UTF-8",
                     "numgpt: line 5: a prompt of 40 tokens does not fit: it may have 28", ""]
+
+
+def test_what_is_a_command_on_a_terminal_is_a_prompt_in_a_file(desk, call):
+    status, out, _ = call(desk / "model.safetensors", "--json", "--temperature", 0, given=b"/bed\n/reset\n/quit\nab\n")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["prompt"] for line in lines] == ["/bed", "/reset", "/quit", "ab"] and status == 1
+    assert ["error" in line for line in lines] == [False, True, True, False]  # this vocabulary cannot write them
 
 
 def test_as_json_an_answer_says_whether_it_came_to_its_end(desk, call):

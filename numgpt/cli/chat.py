@@ -126,15 +126,10 @@ def _typed(talk: Talk, ink: Ink) -> int:
 
 
 def _scripted(talk: Talk, as_json: bool) -> int:
-    """Line by line."""
+    """Line by line. What is a command on a terminal is a prompt here, as any other text in a file may be."""
     status = 0
     try:
         for number, prompt in enumerate(_lines(), 1):
-            if prompt == b"/quit":
-                break
-            if prompt == b"/reset":
-                talk.reset()
-                continue
             notes, answer, said = [], "", {"prompt": prompt.decode("utf-8", "replace")}
             try:
                 made = talk.ask(_decoded(prompt))
