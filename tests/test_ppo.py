@@ -15,6 +15,7 @@ from numgpt.layers.ops import log_softmax
 from numgpt.training.folder import read_metrics
 from numgpt.training.settings import Settings
 from numgpt.training.shards import Shards
+from numgpt.tuning.data import best_model
 from numgpt.tuning import adapters, files, synthetic
 from numgpt.tuning.encoding import Rows
 from numgpt.tuning.pairs import REFERENCE
@@ -271,9 +272,9 @@ def test_the_critic_begins_as_the_reward_model(tmp_path):
 def test_a_policy_that_was_trained_so_goes_on_with_its_critic(tmp_path):
     with begun(tmp_path, folder=tmp_path / "one", steps=1, lr=3e-2) as trainer:
         trainer.run()
-        first = trainer.data.best(trainer).task
+        first, _ = best_model(trainer)
     with begun(tmp_path, base=tmp_path / "one") as trainer:
-        assert all(np.array_equal(now.value, then.value) for now, then in zip(trainer.model.task.params(), first.params(), strict=True))
+        assert all(np.array_equal(now.value, then.value) for now, then in zip(trainer.model.task.params(), first.task.params(), strict=True))
         assert not np.array_equal(trainer.model.task.body.embedding.table.value, trainer.data.score.body.embedding.table.value)
 
 
