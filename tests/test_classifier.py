@@ -125,6 +125,19 @@ def test_what_stands_in_the_padding_changes_no_bit(kind, dtype):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_how_far_a_batch_is_padded_changes_no_bit_of_scores_loss_or_gradients(kind, dtype):
+    model, rows, found = classifier(kind, dtype=dtype), rows_of(kind), []
+    for T in (rows.T, rows.T + 1, rows.T + 2):
+        ids, last, targets, classes = rows.at(range(5), T)
+        model.zero_grad()
+        loss, saved = model.forward(ids, last, classes, targets)
+        model.backward(saved)
+        found.append((ids.shape[-1], [model.scores(ids, last), loss, model(ids, last, classes, targets), model.grads.copy()]))
+    assert len({T for T, _ in found}) == 3 and all(same(found[0][1], numbers) for _, numbers in found)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_example_alone_scores_as_in_a_batch_and_behind_more_padding(kind):
     """Products of other shapes add in another order: n terms of order one, so n eps; measured 3e-15."""
     model, rows = classifier(kind), rows_of(kind)

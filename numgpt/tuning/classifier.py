@@ -9,7 +9,7 @@ from numgpt.layers.inputs import IGNORE
 from numgpt.layers.ops import softmax
 from numgpt.model import GPT
 from numgpt.tuning.template import Template
-from numgpt.tuning.tuned import Tuned, in_rows, nobody
+from numgpt.tuning.tuned import Tuned, in_rows, nobody, unpadded
 
 HEADS = {"classify": ClassHead, "pairs": ClassHead, "similarity": SimilarityHead, "choice": ScoreHead}
 
@@ -56,6 +56,7 @@ class Classifier(Tuned):
 
     def forward(self, ids, last, classes, targets, *, rng: np.random.Generator | None = None, count: tuple[int, int] | None = None):
         n_classes, n_targets = self.count(ids, last, classes, targets) if count is None else count
+        ids, targets = unpadded(last, ids, targets)
         x, saved_body = self.body.forward(in_rows(ids), rng=rng)
         scores, saved_task = self.task.forward(x.reshape(*np.shape(ids), -1), last, rng=rng)
         loss, saved_loss = self.cross_entropy.forward(scores, classes, count=n_classes)
@@ -79,18 +80,21 @@ class Classifier(Tuned):
     def __call__(self, ids, last, classes, targets, *, rng: np.random.Generator | None = None, count: tuple[int, int] | None = None):
         """The loss alone, nothing kept."""
         n_classes, n_targets = self.count(ids, last, classes, targets) if count is None else count
+        ids, targets = unpadded(last, ids, targets)
         x = self.body(in_rows(ids), rng=rng)
         loss = self.cross_entropy(self._scores(x, ids, last, rng), classes, count=n_classes)
         return loss + self.lm_weight * self.head(x, in_rows(targets), count=n_targets) if self.lm_weight else loss
 
     def apart(self, ids, last, classes, targets) -> tuple:
         """(B, K) the scores, and the two losses: the task's, and the language model's, 0 where it has no weight."""
+        ids, targets = unpadded(last, ids, targets)
         x = self.body(in_rows(ids))
         scores = self._scores(x, ids, last)
         return scores, self.cross_entropy(scores, classes), self.head(x, in_rows(targets)) if self.lm_weight else 0.0
 
     def scores(self, ids, last) -> np.ndarray:
         """(B, K): of each class, or of each choice, before the softmax."""
+        [ids] = unpadded(last, ids)
         return self._scores(self.body(in_rows(ids)), ids, last)
 
     def probabilities(self, ids, last) -> np.ndarray:

@@ -5,7 +5,7 @@ import numpy as np
 from numgpt.layers import DPO, HeadLogProbs
 from numgpt.model import GPT
 from numgpt.tuning.template import Template
-from numgpt.tuning.tuned import Tuned, in_rows, nobody, pairs
+from numgpt.tuning.tuned import Tuned, in_rows, nobody, pairs, unpadded
 
 
 class DPOModel(Tuned):
@@ -37,6 +37,7 @@ class DPOModel(Tuned):
 
     def forward(self, ids, targets, reference, *, rng: np.random.Generator | None = None, count: int | None = None):
         count = self.count(ids, targets, reference) if count is None else count
+        ids, targets = unpadded(-1, ids, targets)
         x, saved_body = self.body.forward(in_rows(ids), rng=rng)
         logp, saved_log_p = self.log_p.forward(x, in_rows(targets))
         logp = logp.reshape(np.shape(targets)).sum(-1)
@@ -58,6 +59,7 @@ class DPOModel(Tuned):
 
     def log_probs(self, ids, targets, *, rng: np.random.Generator | None = None) -> np.ndarray:
         """ids, targets (..., T) -> (...): of each sequence, the log-probability of the targets that count, summed."""
+        ids, targets = unpadded(-1, ids, targets)
         logp = self.log_p(self.body(in_rows(ids), rng=rng), in_rows(targets))
         return logp.reshape(np.shape(targets)).sum(-1)
 

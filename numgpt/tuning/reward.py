@@ -5,7 +5,7 @@ import numpy as np
 from numgpt.layers import LogisticPairs, ScoreHead
 from numgpt.model import GPT
 from numgpt.tuning.template import Template
-from numgpt.tuning.tuned import Tuned, in_rows, nobody, pairs
+from numgpt.tuning.tuned import Tuned, in_rows, nobody, pairs, unpadded
 
 
 class RewardModel(Tuned):
@@ -33,6 +33,7 @@ class RewardModel(Tuned):
 
     def forward(self, ids, last, *, rng: np.random.Generator | None = None, count: int | None = None):
         count = self.count(ids, last) if count is None else count
+        [ids] = unpadded(last, ids)
         x, saved_body = self.body.forward(in_rows(ids), rng=rng)
         r, saved_task = self.task.forward(x.reshape(*np.shape(ids), -1), last, rng=rng)
         loss, saved_pairs = self.pairs.forward(r[:, 0], r[:, 1], count=count)
@@ -55,6 +56,7 @@ class RewardModel(Tuned):
 
     def score(self, ids, last, *, rng: np.random.Generator | None = None) -> np.ndarray:
         """ids (..., T), last (...) -> (...): the reward of each sequence, by what stands up to its last token."""
+        [ids] = unpadded(last, ids)
         x = self.body(in_rows(ids), rng=rng)
         return self.task(x.reshape(*np.shape(ids), -1), last, rng=rng)
 

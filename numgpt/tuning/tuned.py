@@ -5,6 +5,7 @@ import json
 import numpy as np
 
 from numgpt.layers import Layer, Param
+from numgpt.layers.inputs import IGNORE
 from numgpt.model import GPT
 from numgpt.tuning.template import Template
 
@@ -55,6 +56,19 @@ def in_rows(ids) -> np.ndarray:
     """ids (..., T) as (N, T): all sequences of a batch go through the body side by side."""
     ids = np.asarray(ids)
     return ids.reshape(-1, ids.shape[-1])
+
+
+def unpadded(last, ids, *targets) -> tuple[np.ndarray, ...]:
+    """ids (..., T), and targets of their shape, less the columns on the right where no sequence has a token or a target.
+
+    last (...) is where each sequence ends. Products of other shapes are rounded otherwise: with what is cut here, how far a
+    batch is filled up would show in the last bit.
+    """
+    end = int(np.max(last, initial=0))
+    for array in map(np.asarray, targets):
+        counted = np.flatnonzero((array != IGNORE).any(tuple(range(array.ndim - 1))))
+        end = max(end, *counted[-1:])
+    return tuple(np.asarray(array)[..., :end + 1] for array in (ids, *targets))
 
 
 def pairs(ids, **others) -> int:
