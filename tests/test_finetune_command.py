@@ -153,7 +153,9 @@ def test_a_held_out_file_has_the_labels_of_the_one_that_is_trained_on(desk, caps
     (("data.jsonl", "--validation", "data.jsonl", "--held-out", 0.2), "--held-out would do nothing here: --validation is what is held out"),
     (("data.jsonl", "--task", "pairs", "--lm-weight", -1), '"a" is missing'),
     (("data.jsonl", "--lm-weight", -1), "lm_weight must be 0 or above"),
-    (("data.jsonl", "--held-out", 0.01), "held_out is a share between 0 and 1 that leaves examples on both sides"),
+    (("data.jsonl", "--held-out", 0.01), "14 examples are too few to hold out 0.01 of them: say --held-out 0.08, or give others by --validation FILE"),
+    (("data.jsonl", "--held-out", 1.5), "held_out is a share between 0 and 1; got 1.5"),
+    (("data.jsonl", "--held-out", 0.99), "to hold out 0.99 of 14 examples leaves none to train on"),
     (("--task", "choice"), "nothing is drawn for choice: give a file of JSON lines"),
     (("--task", "choice", "--labels", "a,b", "data.jsonl"), "examples of choice have no labels"),
     (("nowhere", "data.jsonl"), "nowhere"), (("nowhere.jsonl",), "nowhere.jsonl: No such file")])
@@ -215,3 +217,13 @@ def test_the_best_classifier_is_the_best_at_the_task_whatever_the_language_model
     assert loss + 3.0 * measured["lm_loss"] == pytest.approx(total, rel=1e-5)
     with prepare("classify", desk / "base", [desk / "data.jsonl"], steps=1, lm_weight=0.0) as trainer:
         assert "lm_loss" not in trainer.evaluate()
+
+
+def test_what_is_held_out_and_trained_on_too_is_counted_and_a_label_that_nothing_measures_is_named(desk, capsys):
+    name = wrote(desk, "some.jsonl", [*LINES[:2], {"text": "a bee", "label": "good"}])
+    assert here(desk, "base", "data.jsonl", *FAST, "--validation", name, "--out", "some") == 0
+    out = capsys.readouterr().out
+    assert "note: 2 of 3 held-out examples are also trained on" in out
+    assert 'note: nothing measures the label "so so": none of its examples (4 to train on) is held out' in out
+    assert here(desk, "base", "data.jsonl", *FAST, "--out", "none") == 0
+    assert "also trained on" not in capsys.readouterr().out

@@ -59,7 +59,9 @@ class Confusion:
         matrix = "\n".join(_aligned(self._matrix()))
         if max(map(len, matrix.split("\n"))) > columns:
             matrix = "\n".join(_aligned(self._classes()))
-        return f"{matrix}\naccuracy {_percent(self.accuracy)}, macro-F1 {self.macro_f1:.3f}"
+        n = int((~np.isnan(self.f1)).sum())
+        of = "" if n == len(self.labels) else f" of the {n} labels that occur"
+        return f"{matrix}\naccuracy {_percent(self.accuracy)}, macro-F1 {self.macro_f1:.3f}{of}"
 
     def __str__(self):
         return self.table()

@@ -73,7 +73,11 @@ class ExampleData(Data):
 
     def remarks(self) -> list[str]:
         """What somebody should know before these examples are learned from."""
-        return []
+        if self.drawn is not None:
+            return []
+        known = {_key(sequences) for sequences in self.train.ids}
+        n = sum(_key(sequences) in known for sequences in self.kept.ids)
+        return [f"{n:,} of {len(self.kept):,} held-out examples are also trained on, and measure what is known by heart"] if n else []
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
@@ -86,6 +90,10 @@ class ExampleData(Data):
 
     def highest(self) -> int:
         return self.template.n_vocab - 1
+
+
+def _key(sequences) -> tuple[bytes, ...]:
+    return tuple(ids.tobytes() for ids in sequences)
 
 
 class ClassifyData(ExampleData):
@@ -114,11 +122,16 @@ class ClassifyData(ExampleData):
         return f"lowest loss of the task on what is held out {best:.4f}"
 
     def remarks(self):
+        notes = super().remarks()
         if self.labels is None:
-            return []
+            return notes
         n_train, n_kept = (np.bincount(rows.classes, minlength=len(self.labels)) for rows in (self.train, self.kept))
-        return [f"nothing teaches the label {shown(label)}: it has no example to train on, and {held} held out"
-                for label, n, held in zip(self.labels, n_train, n_kept) if not n]
+        for label, n, held in zip(self.labels, n_train, n_kept):
+            if not n:
+                notes.append(f"nothing teaches the label {shown(label)}: it has no example to train on, and {held} held out")
+            elif not held:
+                notes.append(f"nothing measures the label {shown(label)}: none of its examples ({n} to train on) is held out")
+        return notes
 
     def shown(self, trainer):
         model, whose = best_model(trainer)
