@@ -204,7 +204,8 @@ def test_a_model_that_is_no_classifier_is_named_for_what_it_is(models, tmp_path,
     folder, _ = models
     GPT(GPTConfig(**SIZES, n_vocab=11)).save(tmp_path / "model.safetensors")
     found = said(capsys, tmp_path / "model.safetensors", "-", status=1).err
-    assert "tells which token comes next, and was not tuned to classify. numgpt finetune" in found and "numgpt finetune --task" in found
+    assert ("tells which token comes next, and was not tuned to classify: numgpt finetune --task classify, pairs, similarity or choice "
+            "makes a model that does") in found
     assert "there is no run" in said(capsys, tmp_path / "nowhere", status=1).err
     (tmp_path / "alone.safetensors").write_bytes((folder / "classify" / "best.safetensors").read_bytes())
     assert "no tokenizer lies with" in said(capsys, tmp_path / "alone.safetensors", "-", status=1).err

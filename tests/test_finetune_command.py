@@ -83,7 +83,15 @@ def test_a_classifier_goes_on_with_its_head_and_its_tokens_where_the_labels_are_
     again = prepare("classify", desk / "run", [desk / "data.jsonl"], steps=1).model
     assert again.config == first.config and again.template == first.template
     assert np.array_equal(again.values, first.values)
-    other = prepare("classify", desk / "run", [desk / "data.jsonl"], labels=[*LABELS, "new"], steps=1).model
+    turned = [LABELS[i] for i in (2, 0, 1)]
+    trainer = prepare("classify", desk / "run", [desk / "data.jsonl"], labels=turned, steps=1)
+    assert trainer.data.remarks() == ["the head goes on as it was, with its labels in another order"]
+    rows = trainer.data.kept.at([0, 1])
+    known, now = (dict(zip(model.labels, model.probabilities(rows.ids, rows.last).T)) for model in (first, trainer.model))
+    assert trainer.model.labels == tuple(turned) and all(np.allclose(known[label], now[label], rtol=1e-5) for label in LABELS)  # float32
+    trainer = prepare("classify", desk / "run", [desk / "data.jsonl"], labels=[*LABELS, "new"], steps=1)
+    other = trainer.model
+    assert trainer.data.remarks()[0] == 'the head begins anew: the model\'s own is for classify, with the labels "bad", "good", "so so"'
     assert other.labels == (*LABELS, "new") and other.config == first.config  # the same tokens, and another head
     assert np.array_equal(other.body.embedding.table.value, first.body.embedding.table.value)
     (desk / "pairs.jsonl").write_text("\n".join(json.dumps({"a": line["text"][:5], "b": "hi", "label": line["label"]}) for line in LINES))

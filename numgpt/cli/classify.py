@@ -88,9 +88,10 @@ def _loaded(arguments) -> tuple[Classifier, object]:
         raise FormatError(f"there is no run {arguments.model}")
     model = files.load(arguments.model)
     if not isinstance(model, Classifier):
-        kind = model.template.kind if isinstance(model, Tuned) else None
+        kind = model.about()["kind"] if isinstance(model, Tuned) else None
         what = f"was tuned to {kind}, not" if kind else "tells which token comes next, and was not tuned"
-        what += f" to classify. numgpt finetune --task {', '.join(HEADS)} makes a model that does"
+        *others, last = HEADS
+        what += f" to classify: numgpt finetune --task {', '.join(others)} or {last} makes a model that does"
         raise FormatError(f"{arguments.model} {what}")
     tokenizer = load_tokenizer(arguments.tokenizer) if arguments.tokenizer else formats.tokenizer_of(arguments.model)
     if tokenizer is None:

@@ -31,9 +31,11 @@ class ExampleData(Data):
     labels   of the classes, in their order; None, where there are none
     bad      lines that were left out
     drawn    what synthetic.py drew; None, where examples are somebody's
+    head     a line on whether the model's head goes on or begins anew; None, where it had none
     """
 
     drawn: str | None = None
+    head: str | None = None
 
     def __init__(self, train: Rows, kept: Rows, template: Template, tokenizer, *, labels=None, bad: BadLines | None = None):
         self.train, self.kept, self.template, self.tokenizer = train, kept, template, tokenizer
@@ -73,11 +75,14 @@ class ExampleData(Data):
 
     def remarks(self) -> list[str]:
         """What somebody should know before these examples are learned from."""
+        notes = [self.head] if self.head else []
         if self.drawn is not None:
-            return []
+            return notes
         known = {_key(sequences) for sequences in self.train.ids}
         n = sum(_key(sequences) in known for sequences in self.kept.ids)
-        return [f"{n:,} of {len(self.kept):,} held-out examples are also trained on, and measure what is known by heart"] if n else []
+        if n:
+            notes.append(f"{n:,} of {len(self.kept):,} held-out examples are also trained on, and measure what is known by heart")
+        return notes
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256()

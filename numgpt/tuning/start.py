@@ -18,6 +18,7 @@ from numgpt.training.trainer import Trainer
 from numgpt.tuning import adapters, examples, files, synthetic
 from numgpt.tuning.encoding import encode
 from numgpt.tuning.growth import grown
+from numgpt.tuning.lines import names
 from numgpt.tuning.prompts import REWARD
 from numgpt.tuning.stages import SMALL, STAGES, Stage
 from numgpt.tuning.template import Template
@@ -126,7 +127,8 @@ def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, hel
     rng = np.random.default_rng(chosen.seed)
     whole = grown(gpt, max(gpt.config.n_vocab, template.n_vocab), seed=rng, dtype=dtype, recompute=recompute or None)
     model = what.model(whole, data, rng=rng, **options)
-    data.begins_with(model, taught=_go_on(model, base, own))
+    taught, data.head = _go_on(model, base, own)
+    data.begins_with(model, taught=taught)
     if lora is not None:
         task = ["task"] if "task" in vars(model) else []
         adapters.add(model, lora, alpha=lora_alpha, layers=lora_layers or "all", also=task, seed=rng)
@@ -157,17 +159,22 @@ def _encoded(what: Stage, source: dict, parts, template: Template, tokenizer, n_
     return data
 
 
-def _go_on(model: Tuned, base, own: Template | None) -> bool:
-    """The head of a model that was tuned to the same, with the same labels, is not begun anew; whether there was one."""
-    if own is None or own != model.template or vars(model).get("task") is None:
-        return False
+def _go_on(model: Tuned, base, own: Template | None) -> tuple[bool, str | None]:
+    """The head of a model that was tuned to the same, with the same labels, is not begun anew: whether it goes on, and a line on it."""
+    if own is None or vars(model).get("task") is None:
+        return False, None
     tuned = base if isinstance(base, GPT) else files.load(base)
-    if (tuned.about()["kind"], tuned.about().get("labels")) != (model.about()["kind"], model.about().get("labels")):
-        return False
-    theirs = dict(tuned.task.named_params())
+    if vars(tuned).get("task") is None:
+        return False, None
+    (kind, labels), (theirs, known) = ((about["kind"], about.get("labels") or ()) for about in (model.about(), tuned.about()))
+    if own != model.template or kind != theirs or len(labels) != len(known) or {*map(repr, labels)} != {*map(repr, known)}:
+        had = f", with the labels {names(known)}" if kind == theirs and known else ""
+        return False, f"the head begins anew: the model's own is for {theirs}{had}"
+    order = [[*map(repr, known)].index(repr(label)) for label in labels]
+    params = dict(tuned.task.named_params())
     for name, param in model.task.named_params():
-        param.value[...] = theirs[name].value
-    return True
+        param.value[...] = params[name].value[..., order] if order else params[name].value
+    return True, "the head goes on as it was" + (", with its labels in another order" if order != sorted(order) else "")
 
 
 def _examples(what: Stage, source: dict, labels) -> tuple[examples.Examples, examples.Examples]:
