@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from numgpt.files import FormatError
-from numgpt.tuning.examples import Examples, Origin, parted, read, write
+from numgpt.tuning.examples import Examples, Origin, read, write
 from numgpt.tuning.lines import KINDS, RIGHT, Choice, Instruction, Pair, Preference, Prompt, Text, parse
 
 GOOD = {"classify": '{"text": "a fine film", "label": "good"}', "choice": RIGHT["choice"], "preference": RIGHT["preference"],
@@ -202,17 +202,3 @@ def test_the_line_that_a_sentence_shows_is_a_right_one():
 def test_classes_are_none_where_nothing_is_chosen():
     assert Examples("instruct", [Instruction("p", "r")], [Origin("f", 1)]).classes() is None
     assert Examples("choice", [Choice("c", ("x", "y"), None)], [Origin("f", 1)]).classes().dtype == np.int64
-
-
-def test_of_each_label_a_share_is_held_out_and_one_at_least_where_it_has_two():
-    for sizes, share, want in (((40, 20, 20, 2, 1), 0.1, (4, 2, 2, 1, 0)), ((50, 30), 0.25, (13, 7)), ((7, 2), 0.5, (3, 1)),
-                               ((1, 1), 0.5, None)):
-        labels = tuple("abcde"[:len(sizes)])
-        items = [Text(f"{label} {i}", label) for label, n in zip(labels, sizes) for i in range(n)]
-        found = Examples("classify", items, [Origin("f", i) for i in range(len(items))], labels)
-        train, kept = parted(found, share, np.random.default_rng(3))
-        assert sorted(train.items + kept.items, key=str) == sorted(items, key=str)
-        assert [o.line for o in kept.origins] == sorted(o.line for o in kept.origins)
-        held = np.bincount(kept.classes(), minlength=len(labels))
-        assert tuple(held) == want if want else held.sum() == 1
-        assert kept.items == parted(found, share, np.random.default_rng(3))[1].items

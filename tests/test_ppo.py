@@ -354,8 +354,10 @@ def test_a_reward_model_that_is_none_or_another_model_s_is_told(tmp_path):
     RewardModel(GPT(base.config.change(n_vocab=60), seed=0), Template("preference", 55)).save(tmp_path / "other")
     with pytest.raises(FormatError, match="'user': 55.*it was made from another model"):
         begun(tmp_path, reward=tmp_path / "other")
-    with pytest.raises(ValueError, match="where 6 have room: shorten it"):
+    with pytest.raises(ValueError, match="where 6 have room beside an answer of 50: say a lower --response"):
         begun(tmp_path, response=50)
+    with pytest.raises(ValueError, match="answers of 9999 tokens leave no room for a prompt in the model's context of 56: say a lower --response"):
+        begun(tmp_path, response=9999)
 
 
 @pytest.mark.parametrize("option, value, sentence", [

@@ -7,7 +7,7 @@ from numgpt import GPT, GPTConfig
 from numgpt.files import FormatError
 from numgpt.layers.inputs import IGNORE
 from numgpt.text import BPETokenizer, CharTokenizer
-from numgpt.tuning.encoding import encode
+from numgpt.tuning.encoding import encode, parted
 from numgpt.tuning.examples import BadLines, Examples, Origin
 from numgpt.tuning.lines import Choice, Instruction, Pair, Preference, Prompt, Text
 from numgpt.tuning.template import SPECIAL, Template
@@ -121,7 +121,7 @@ def test_a_row_longer_than_the_context_is_told_with_its_line_and_lengths(kind, i
     assert exact.T == int(sentence.split()[0])
 
 
-def test_truncating_cuts_ends_the_longer_of_two_and_never_a_response():
+def test_truncating_cuts_the_end_of_texts_the_longer_of_two_the_beginning_of_prompts_and_never_a_response():
     def cut(kind, item, n_ctx, column=0):
         return rows(kind, item, n_ctx=n_ctx, truncate=True).ids[0][column].tolist()
 
@@ -132,11 +132,50 @@ def test_truncating_cuts_ends_the_longer_of_two_and_never_a_response():
         assert row == [start, *kept_a, delimiter, *kept_b, extract]
     assert cut("choice", Choice("bcdefg", ("h", "ij"), 0), 7) == [start, 1, 2, 3, delimiter, 7, extract]
     assert cut("choice", Choice("bcdefg", ("h", "ij"), 0), 7, 1) == [start, 1, 2, delimiter, 8, 9, extract]
-    assert cut("instruct", Instruction("bcdef", "ghi"), 8) == [N, 1, 2, N + 1, 6, 7, 8, N + 2]
+    assert cut("instruct", Instruction("bcdef", "ghi"), 8) == [N, 4, 5, N + 1, 6, 7, 8, N + 2]
     short, long = (cut("preference", Preference("bcdef", "g", "ghi"), 8, i) for i in (0, 1))
-    assert short == [N, 1, 2, N + 1, 6, N + 2] and long == [N, 1, 2, N + 1, 6, 7, 8, N + 2]  # the same prompt
-    with pytest.raises(FormatError, match=r"line 1: 13 tokens \(1 and 9, and 3 special ones\), where 12 have room: shorten it or take"):
+    assert short == [N, 4, 5, N + 1, 6, N + 2] and long == [N, 4, 5, N + 1, 6, 7, 8, N + 2]  # the same prompt
+    assert cut("prompts", Prompt("bcdef"), 5) == [N, 3, 4, 5, N + 1]
+    with pytest.raises(FormatError, match=r"line 1: 13 tokens \(1 and 9, and 3 special ones\), where 12 have room: "
+                                          "shorten the response, which --truncate does not cut, or take"):
         rows("instruct", Instruction("b", "c" * 9), truncate=True)
+
+
+def test_what_was_cut_is_counted_and_what_an_answer_takes_is_said():
+    items = [Instruction("bcdefgh", "ij"), Instruction("b", "c"), Instruction("bcdefghi", "j")]
+    assert [rows("instruct", *items, n_ctx=n_ctx, truncate=True).n_cut for n_ctx in (8, 11, 20)] == [2, 2, 0]
+    prompt = Prompt("bcdefg")
+    assert rows("prompts", prompt, n_ctx=11, truncate=True, answer=5).ids[0][0].tolist() == [N, 3, 4, 5, 6, N + 1]
+    with pytest.raises(FormatError, match=r"where 6 have room beside an answer of 5: say a lower --response, shorten it, have"):
+        rows("prompts", prompt, n_ctx=11, answer=5)
+
+
+def test_a_share_is_held_out_of_the_examples_that_can_be_used_and_no_bad_line_is_counted_twice():
+    given = examples("instruct", *[Instruction("b", "c" * 30)] * 16, *[Instruction("b", "c")] * 4, skip=True)
+    template = Template("instruct", N)
+    train, kept = parted(encode(given, template, LETTERS, 12), 0.25, np.random.default_rng(0))
+    assert (len(train), len(kept), len(given.bad)) == (3, 1, 16)
+    assert sorted(origin.line for rows in (train, kept) for origin in rows.origins) == [17, 18, 19, 20]
+    with pytest.raises(FormatError, match=r"none of the 16 examples can be used; left out: longer than the context \(16\)$"):
+        encode(examples("instruct", *given.items[:16], skip=True), template, LETTERS, 12, bad=given.bad)
+    with pytest.raises(ValueError, match="4 examples are too few to hold out 0.1 of them: say --held-out 0.25, or give others by --validation FILE"):
+        parted(encode(given, template, LETTERS, 12), 0.1, np.random.default_rng(0))
+
+
+def test_of_each_label_a_share_is_held_out_and_one_at_least_where_it_has_two():
+    letters = CharTokenizer("abcde 0123456789")
+    for sizes, share, want in (((40, 20, 20, 2, 1), 0.1, (4, 2, 2, 1, 0)), ((50, 30), 0.25, (13, 7)), ((7, 2), 0.5, (3, 1)),
+                               ((1, 1), 0.5, None)):
+        labels = tuple("abcde"[:len(sizes)])
+        items = [Text(f"{label} {i}", label) for label, n in zip(labels, sizes) for i in range(n)]
+        given = Examples("classify", items, [Origin("f", i) for i in range(len(items))], labels)
+        found = encode(given, Template("classify", letters.n_vocab), letters, 9)
+        train, kept = parted(found, share, np.random.default_rng(3))
+        assert sorted(origin.line for rows in (train, kept) for origin in rows.origins) == [*range(len(items))]
+        assert [o.line for o in kept.origins] == sorted(o.line for o in kept.origins)
+        held = np.bincount(kept.classes, minlength=len(labels))
+        assert tuple(held) == want if want else held.sum() == 1
+        assert kept.origins == parted(found, share, np.random.default_rng(3))[1].origins
 
 
 def test_a_text_that_the_tokenizer_cannot_write_is_told_with_its_line():
@@ -147,6 +186,8 @@ def test_a_text_that_the_tokenizer_cannot_write_is_told_with_its_line():
     given = examples("instruct", Instruction("a", "b<|endoftext|>"), Instruction("a", "é"), skip=True)
     assert len(encode(given, Template("instruct", 257), bytes_, 12)) == 1
     assert dict(given.bad.counts) == {"not of the vocabulary": 1}
+    with pytest.raises(FormatError, match=r"line 1: 'b<|x|>': .*: take it out, for an example's text may have none"):
+        encode(examples("instruct", Instruction("a", "b<|x|>")), Template("instruct", 258), BPETokenizer.train("a b c", 258, special=["<|x|>"]), 12)
     with pytest.raises(FormatError, match=r"none of the 1 examples can be used; left out: not of the vocabulary \(1\)"):
         encode(examples("instruct", Instruction("a", "Z"), skip=True), Template("instruct", N), LETTERS, 12)
 

@@ -56,7 +56,8 @@ def add_data(parser, title: str, tasks, *, option: str = "--task", about: str = 
     add("--validation", type=path, metavar="FILE", help="evaluate on these examples,")
     add("--held-out", type=float, metavar="SHARE", help="or on a share of DATA, drawn at random (default: 0.1)")
     add("--skip-bad", action="store_true", help="count lines that cannot be used, and leave them out; else the first ends the command")
-    add("--truncate", action="store_true", help="cut texts that are too long for the context")
+    add("--truncate", action="store_true", help="cut what is too long for the context: the end of a text, or of the longer of two; of a prompt the "
+                                                      "beginning; a response never")
     add("--tokenizer", type=path, metavar="PATH", help="where the model's tokenizer lies (default: beside the weights)")
     add("--lora", type=int, metavar="RANK", help="train small matrices beside the weights, which stay as they are: much less is trained and kept, and the "
                                                  "run's adapters.safetensors has it alone. The usual rate is then ten times as high")

@@ -75,7 +75,10 @@ class ExampleData(Data):
 
     def remarks(self) -> list[str]:
         """What somebody should know before these examples are learned from."""
-        notes = [self.head] if self.head else []
+        notes, n_cut = [self.head] if self.head else [], self.train.n_cut + self.kept.n_cut
+        if n_cut:
+            end = "the beginning of the prompt" if "user" in self.template.special else "the end"
+            notes.append(f"{n_cut} example{'s' * (n_cut > 1)} had no room, and {end} was cut")
         if self.drawn is not None:
             return notes
         known = {_key(sequences) for sequences in self.train.ids}

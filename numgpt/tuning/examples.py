@@ -1,10 +1,9 @@
 """Examples to fine-tune on, from files of JSON lines (see lines.py); bad ones are told, or counted and left out."""
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -119,39 +118,6 @@ def read(paths, kind: str, *, labels: Sequence[Label] | None = None, skip_bad: b
             raise FormatError(f"each of the {len(items)} lines of {origins[0].file} has the label {shown(labels[0])}: "
                               "to tell labels apart, there must be two of them")
     return Examples(kind, items, origins, labels, bad)
-
-
-def parted(found: Examples, held_out: float, rng: np.random.Generator) -> tuple[Examples, Examples]:
-    """Examples to train on, and a share of them that is held out, whatever order they come in.
-
-    Of each label as large a share, and one example at least, where it has two: what none is held out of is not measured.
-    """
-    n = len(found)
-    if not 0 < held_out < 1:
-        raise ValueError(f"held_out is a share between 0 and 1; got {held_out}")
-    n_kept = round(n * held_out)
-    if n_kept == 0:
-        raise ValueError(f"{n} examples are too few to hold out {held_out:g} of them: " + (
-            f"say --held-out {math.ceil(100 / n) / 100:g}, or " if 1 < n < 100 else "") + "give others by --validation FILE")
-    if n_kept == n:
-        raise ValueError(f"to hold out {held_out:g} of {n} examples leaves none to train on: say a smaller --held-out")
-    order = rng.permutation(n)
-    kept = order[:n_kept]
-    if found.labels is not None:
-        classes = found.classes()[order]
-        quotas = _quotas(np.bincount(classes, minlength=len(found.labels)), n_kept)
-        if quotas.any():
-            kept = np.concatenate([order[classes == k][:quota] for k, quota in enumerate(quotas)])
-    return tuple(replace(found, items=[found.items[i] for i in which], origins=[found.origins[i] for i in which])
-                 for which in (np.setdiff1d(order, kept).tolist(), np.sort(kept).tolist()))
-
-
-def _quotas(sizes: np.ndarray, n: int) -> np.ndarray:
-    """n among groups of those sizes, in proportion (by largest remainders); of each one at least, and one at least left."""
-    shares = sizes * (n / sizes.sum())
-    quotas = np.floor(shares).astype(int)
-    quotas[np.argsort(quotas - shares, kind="stable")[:n - quotas.sum()]] += 1
-    return np.clip(quotas, np.minimum(1, np.maximum(0, sizes - 1)), np.maximum(0, sizes - 1))
 
 
 def texts(item) -> list[str]:

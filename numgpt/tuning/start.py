@@ -16,7 +16,7 @@ from numgpt.training.checkpoint import tokenizer_of
 from numgpt.training.settings import Settings
 from numgpt.training.trainer import Trainer
 from numgpt.tuning import adapters, examples, files, synthetic
-from numgpt.tuning.encoding import encode
+from numgpt.tuning.encoding import encode, parted
 from numgpt.tuning.growth import grown
 from numgpt.tuning.lines import names
 from numgpt.tuning.prompts import REWARD
@@ -77,7 +77,8 @@ def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, hel
     paths       of JSON lines (see lines.py); none: what is drawn for the stage
     validation  a file that is held out, in place of the share held_out of the examples
     labels      the only ones there may be; None: those of the examples
-    skip_bad    lines that cannot be used are counted and left out; truncate: a row too long for the context is cut
+    skip_bad    lines that cannot be used are counted and left out; truncate: a row too long for the context is cut,
+                see Template.sequences
     drawn       what synthetic.py draws where there are no paths; None: what the stage has
     lora        the rank of adapters that are trained in place of the base's weights, with the task's head; None: all is trained
                 (see adapters.py). Rows of tokens that are new stay as they were drawn: the adapters
@@ -149,11 +150,13 @@ def read(source: dict, tokenizer, n_base: int, n_ctx: int, *, labels: Sequence |
 
 
 def _encoded(what: Stage, source: dict, parts, template: Template, tokenizer, n_ctx: int):
-    room = n_ctx - (source["reads"]["response"] or 1) if parts[0].kind == "prompts" else n_ctx  # the rest is for answers
-    train, kept = (encode(part, template, tokenizer, max(1, room), truncate=source["truncate"]) for part in parts)
-    bad = parts[0].bad
-    if parts[1].bad is not bad:
-        bad.join(parts[1].bad)
+    answer = source["reads"]["response"] or 1 if parts[0].kind == "prompts" else 0
+    if answer and n_ctx - answer < 3:
+        raise ValueError(f"answers of {answer} tokens leave no room for a prompt in the model's context of {n_ctx}: say a lower --response")
+    found, bad = [encode(part, template, tokenizer, n_ctx, truncate=source["truncate"], answer=answer) for part in parts], parts[0].bad
+    for part in parts[1:]:
+        bad.join(part.bad)
+    train, kept = found if len(found) > 1 else parted(*found, source["held_out"], np.random.default_rng(HELD))
     data = what.data(train, kept, template, tokenizer, labels=parts[0].labels, bad=bad, **source["reads"])
     data.drawn = None if source["files"] else source["drawn"] or what.drawn.name
     return data
@@ -177,7 +180,8 @@ def _go_on(model: Tuned, base, own: Template | None) -> tuple[bool, str | None]:
     return True, "the head goes on as it was" + (", with its labels in another order" if order != sorted(order) else "")
 
 
-def _examples(what: Stage, source: dict, labels) -> tuple[examples.Examples, examples.Examples]:
+def _examples(what: Stage, source: dict, labels) -> tuple[examples.Examples, ...]:
+    """Those to train on and those held out; or all, of which a share is held out when it is known which of them can be used."""
     if not source["files"]:
         drawn = replace(what.drawn, name=source.get("drawn") or what.drawn.name)
         return (synthetic.draw(drawn.name, drawn.n, (0, 0), distinct=drawn.distinct),
@@ -186,7 +190,7 @@ def _examples(what: Stage, source: dict, labels) -> tuple[examples.Examples, exa
     found = examples.read(source["files"], what.kind, **options)
     if source["validation"]:
         return found, examples.read(source["validation"], what.kind, **{**options, "labels": found.labels})
-    return examples.parted(found, source["held_out"], np.random.default_rng(HELD))
+    return found,
 
 
 def _base(base, tokenizer, what: Stage, parts, source: dict, dtype, recompute: bool, seed: int) -> tuple[GPT, object, Template | None]:

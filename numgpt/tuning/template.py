@@ -23,6 +23,10 @@ SPECIAL = {"classify": ("start", "extract"), "pairs": PAIR, "similarity": PAIR, 
            "instruct": TURN, "preference": TURN, "prompts": TURN}
 
 
+class TooLong(Bad):
+    """An example that has more tokens than there is room for."""
+
+
 @dataclass(frozen=True)
 class Template:
     """The special tokens of a kind of examples: ids from n_base on, in the order of SPECIAL.
@@ -66,12 +70,15 @@ class Template:
 
     # -- one example to sequences of ids
 
-    def sequences(self, item, kind: str, tokenizer, n_ctx: int, *, truncate: bool = False) -> list[tuple[list[int], int]]:
+    def sequences(self, item, kind: str, tokenizer, n_ctx: int, *, truncate: bool = False, answer: int = 0) -> list[tuple[list[int], int]]:
         """The sequences of one example, each with the place of the first token whose prediction counts.
 
         Of a classified text, every token but the first is predicted (the auxiliary loss of GPT-1); of a turn, the
-        response and its <end>. Bad, if one is longer than n_ctx; with truncate, texts are cut at their end: the text
-        itself, the longer of two, the prompt of a turn (of both turns of a preference alike), but never a response.
+        response and its <end>. TooLong, if one is longer than n_ctx. With truncate, the end of a classified text is cut, or of
+        the longer of two; of a turn the beginning of the prompt, whose end is nearest to the answer and often has the question
+        (of both turns of a preference alike), but never a response.
+
+        answer   tokens that prompts leave room for
         """
         special, limits = self.special, dict(n_ctx=n_ctx, truncate=truncate)
         if kind == "classify":
@@ -85,7 +92,7 @@ class Template:
             return [self._pair(*_cut([context, self._ids(tokenizer, choice)], 3, **limits)) for choice in item.choices]
         names = {"instruct": ("response",), "preference": ("chosen", "rejected"), "prompts": ()}[kind]
         responses = [[*self._ids(tokenizer, getattr(item, name)), special["end"]] for name in names]
-        [prompt] = _cut([self._ids(tokenizer, item.prompt)], 2, **limits, response=max(map(len, responses), default=0))
+        [prompt] = _cut([self._ids(tokenizer, item.prompt)], 2, **limits, response=max(map(len, responses), default=0), turn=True, answer=answer)
         begin = [special["user"], *prompt, special["assistant"]]
         return [([*begin, *response], len(begin)) for response in responses or [[]]]
 
@@ -96,7 +103,8 @@ class Template:
         try:
             ids = tokenizer.encode(text)
         except ValueError as error:
-            sentence = str(error).partition(": encode with replace=True")[0]  # of characters; there is no such option here
+            sentence = str(error).partition(": encode with replace=True")[0]  # of characters; there are no such options here
+            sentence = sentence.replace("allow it with allowed_special, or take it out", "take it out, for an example's text may have none")
             raise Bad("not of the vocabulary", f"{short(text)}: {sentence}") from None
         if not ids:
             raise Bad("an empty text", f"{short(text)} has no tokens")
@@ -133,20 +141,29 @@ class Template:
         return tokenizer.decode(kept)
 
 
-def _cut(texts: list[list[int]], n_special: int, *, n_ctx: int, truncate: bool, response: int = 0) -> list[list[int]]:
-    """The ids of texts that have room together beside n_special tokens and a response with its <end>; at least one of each."""
-    total, room = sum(map(len, texts)), n_ctx - n_special - response
+def _cut(texts: list[list[int]], n_special: int, *, n_ctx: int, truncate: bool, response: int = 0, turn: bool = False, answer: int = 0) -> list[list[int]]:
+    """The ids of texts that have room together beside n_special tokens, a response with its <end>, and an answer; at least one of each.
+
+    turn: what has room of a text is its end
+    """
+    total, room = sum(map(len, texts)), n_ctx - n_special - response - answer
     if total <= room:
         return texts
     if not truncate or room < len(texts):
         parts = [*map(len, texts), *([response - 1] if response else [])]
         special = n_special + (response > 0)
         lengths = " and ".join(map(str, parts))
-        raise Bad("longer than the context", f"{sum(parts) + special} tokens ({lengths}, and {special} special ones), where "
-                  f"{n_ctx} have room: shorten it" + ("" if truncate else ", have it cut (--truncate)")
-                  + " or take a model with a longer context")
+        if response and room < 1:
+            way = "shorten the response, which --truncate does not cut,"
+        elif truncate or room < len(texts):
+            way = "shorten it"
+        else:
+            way = "shorten it, have it cut (--truncate)"
+        raise TooLong("longer than the context", f"{sum(parts) + special} tokens ({lengths}, and {special} special ones), where {n_ctx - answer} have room"
+                      + {0: ": ", 1: " beside an answer: "}.get(answer, f" beside an answer of {answer}: say a lower --response, ")
+                      + f"{way} or take a model with a longer context")
     if len(texts) == 1:
-        return [texts[0][:room]]
+        return [texts[0][-room:] if turn else texts[0][:room]]
     shorter = min(min(map(len, texts)), room // 2)  # left whole, unless it has more than half of the room
     first = shorter if len(texts[0]) < len(texts[1]) else room - shorter
     return [texts[0][:first], texts[1][:room - first]]
