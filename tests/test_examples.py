@@ -34,7 +34,7 @@ BAD = [
     ("classify", b'{"text": "a", "label": null}', "a wrong type",
      "a label is a text, a whole number, true or false; got null, null: " + LIKE["classify"]),
     ("classify", b'{"text": "a", "label": 1}', "a wrong type",
-     'the label is a whole number, 1, and the first one is a text, "good": labels must be alike'),
+     'the label is a whole number, 1, and a text in 17 other lines, such as "good": labels must be alike'),
     ("classify", b'{"text": "caf\xe9", "label": "good"}', "not UTF-8", "byte 14 of the line, 0xe9, is not UTF-8: convert the file"),
     ("classify", b'{"text": "\\ud83d", "label": "good"}', "not Unicode", "'\\ud83d' holds half of a surrogate pair"),
     ("pairs", b'{"a": "it rains", "label": "entails"}', "a key missing",
@@ -116,6 +116,29 @@ def test_one_label_alone_is_refused(tmp_path):
         read(path, "classify", skip_bad=True)
     assert str(error.value) == (f'each of the 3 lines of {path} has the label "good": '
                                 "to tell labels apart, there must be two of them")
+
+
+def test_the_type_that_most_labels_have_is_right_wherever_the_odd_one_stands(tmp_path):
+    odd, good = b'{"text": "x", "label": 0}', [f'{{"text": "x", "label": "{i % 2}"}}'.encode() for i in range(6)]
+    for place in (0, 3, 6):
+        path = file_of(tmp_path, *good[:place], odd, *good[place:])
+        with pytest.raises(FormatError, match=f'line {place + 1}: the label is a whole number, 0, and a text in 6 other lines, such as "0"'):
+            read(path, "classify")
+        found = read(path, "classify", skip_bad=True)
+        assert found.labels == ("0", "1") and len(found) == 6 and str(found.bad) == "a wrong type (1)"
+    path.rename(tmp_path / "mixed")
+    path = file_of(tmp_path, *[odd] * 9)
+    with pytest.raises(FormatError) as error:  # by all files, and all lines
+        read([tmp_path / "mixed", path], "classify", skip_bad=True)
+    assert str(error.value) == (f"each of the 10 lines of {tmp_path / 'mixed'} and {path} that can be used has the label 0 "
+                                "(left out: a wrong type (6)): to tell labels apart, there must be two of them")
+
+
+def test_a_file_that_is_one_list_is_told_what_it_is(tmp_path):
+    for content in ('[{"text": "a", "label": 0}, {"text": "b", "label": 1}]', '[\n  {"text": "a", "label": 0},\n  {"text": "b", "label": 1}\n]\n'):
+        (tmp_path / "data.json").write_text(content)
+        with pytest.raises(FormatError, match=r"data.json is one list, of 2 objects: a file of JSON lines is wanted, one object a line"):
+            read(tmp_path / "data.json", "classify", skip_bad=True)
 
 
 def test_a_right_choice_is_told_by_its_number_or_its_text(tmp_path):

@@ -66,7 +66,7 @@ class Lines:
         if not self.plain or _has_text(line):
             item = parse(line, kind, answers=self.answers)
             if self.answers and kind in LABELLED:
-                belongs(item.label, labels, labels[0])
+                belongs(item.label, labels)
             return item
         text = decoded(line)
         if not text.strip():

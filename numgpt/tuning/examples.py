@@ -90,34 +90,75 @@ def read(paths, kind: str, *, labels: Sequence[Label] | None = None, skip_bad: b
         raise ValueError(f"there is no kind of examples {kind!r}: choose one of {', '.join(KINDS)}")
     if labels is not None:
         labels = _checked(labels)
-    bad, items, origins = BadLines(skip_bad), [], []
-    for path in [paths] if isinstance(paths, (str, Path)) else paths:
-        n_good, n_lines, here = 0, 0, BadLines(skip_bad)
-        for origin, line in _lines(path):
-            n_lines += 1
-            try:
-                item = parse(line, kind, answers=answers)
-                if kind in LABELLED and item.label is not None:
-                    belongs(item.label, labels, next((other.label for other in items if other.label is not None), item.label))
-            except Bad as error:
-                here.add(origin, error)
-                continue
-            items.append(item)
-            origins.append(origin)
-            n_good += 1
-        if not n_lines:
-            raise FormatError(f"{path} has no lines: {wanted(kind)}")
-        if not n_good:
-            raise FormatError(f"none of the {n_lines} lines of {path} can be used ({here}): {next(iter(here.first.values()))}")
-        bad.join(here)
-    if not items:
+    files = [_good(path, kind, labels, BadLines(skip_bad), answers) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
+    if not files:
         raise ValueError("read wants one file at least; got none")
+    if kind in LABELLED and labels is None:
+        files = _alike(files)
+    bad, items, origins = BadLines(skip_bad), [], []
+    for good, here in files:
+        if not good:  # of lines there were some
+            path = next(iter(here.first.values())).rpartition(", line ")[0]
+            raise FormatError(f"none of the {len(here)} lines of {path} can be used ({here}): {next(iter(here.first.values()))}")
+        items += [item for _, item in good]
+        origins += [origin for origin, _ in good]
+        bad.join(here)
     if kind in LABELLED and labels is None and answers:
         labels = tuple(sorted({_key(item.label): item.label for item in items}.values()))
         if len(labels) < 2:
-            raise FormatError(f"each of the {len(items)} lines of {origins[0].file} has the label {shown(labels[0])}: "
+            which = " and ".join(dict.fromkeys(origin.file for origin in origins)) + (" that can be used" if bad else "")
+            left = f" (left out: {bad})" if bad else ""
+            raise FormatError(f"each of the {len(items)} lines of {which} has the label {shown(labels[0])}{left}: "
                               "to tell labels apart, there must be two of them")
     return Examples(kind, items, origins, labels, bad)
+
+
+def _good(path, kind: str, labels, bad: BadLines, answers: bool) -> tuple[list, BadLines]:
+    """Of a file each example with where it is, and the lines that are none."""
+    _no_list(path)
+    good = []
+    for origin, line in _lines(path):
+        try:
+            item = parse(line, kind, answers=answers)
+            if labels is not None and kind in LABELLED and item.label is not None:
+                belongs(item.label, labels)
+        except Bad as error:
+            bad.add(origin, error)
+            continue
+        good.append((origin, item))
+    if not good and not bad:
+        raise FormatError(f"{path} has no lines: {wanted(kind)}")
+    return good, bad
+
+
+def _alike(files: list[tuple[list, BadLines]]) -> list[tuple[list, BadLines]]:
+    """The same without labels of another type than most have: "1" beside 1 is a slip."""
+    labels = [item.label for good, _ in files for _, item in good if item.label is not None]
+    counts = Counter(map(type, labels))
+    if len(counts) < 2:
+        return files
+    [(most, n)] = counts.most_common(1)  # of as many, the first that came
+    usual, kept = next(label for label in labels if type(label) is most), []
+    for good, bad in files:
+        for origin, item in good:
+            if type(item.label) not in (most, type(None)):
+                bad.add(origin, Bad("a wrong type", f"the label is {called(item.label)}, {shown(item.label)}, and {called(usual)} in {n} other lines, "
+                                                    f"such as {shown(usual)}: labels must be alike"))
+        kept.append(([(origin, item) for origin, item in good if type(item.label) in (most, type(None))], bad))
+    return kept
+
+
+def _no_list(path) -> None:
+    """One list of all examples is JSON, and no file of JSON lines."""
+    content = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf")
+    if not content.lstrip().startswith(b"["):
+        return
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return  # a line of it is told
+    if found and all(isinstance(item, dict) for item in found):
+        raise FormatError(f"{path} is one list, of {len(found)} objects: a file of JSON lines is wanted, one object a line, without commas between them")
 
 
 def texts(item) -> list[str]:
@@ -141,13 +182,9 @@ def _lines(path) -> Iterator[tuple[Origin, bytes]]:
             yield Origin(str(path), number), line.removesuffix(b"\r")
 
 
-def belongs(label: Label, labels: tuple[Label, ...] | None, first: Label) -> None:
-    """Bad, unless it is one of the labels, or, if none are given, of the first one's type: "1" beside 1 is a slip."""
-    if labels is None:
-        if type(label) is not type(first):
-            raise Bad("a wrong type", f"the label is {called(label)}, {shown(label)}, and the first one is {called(first)}, "
-                      f"{shown(first)}: labels must be alike")
-    elif _key(label) not in map(_key, labels):
+def belongs(label: Label, labels: tuple[Label, ...]) -> None:
+    """Bad, unless it is one of the labels."""
+    if _key(label) not in map(_key, labels):
         near = nearest(label, labels) if isinstance(label, str) and isinstance(labels[0], str) else None
         raise Bad("an unknown label", f"there is no label {shown(label)}: the labels are {names(labels)}"
                   + (f"; is {shown(near)} meant?" if near else ""))
