@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from numgpt import GPT, GPTConfig
 from numgpt.files import FormatError
 from numgpt.gradcheck import check
 from numgpt.layers.ops import log_softmax
@@ -108,7 +109,6 @@ def test_it_comes_back_from_its_file_with_its_beta(tmp_path):
 
 def test_the_estimate_of_kl_is_right_on_average_over_all_answers_that_there_are():
     """Of answers of two tokens over four, of which one ends: all of them, each as often as the policy gives it."""
-    from numgpt import GPT, GPTConfig
     policy, reference = (GPT(GPTConfig(n_vocab=4, n_ctx=4, n_layer=1, n_head=1, n_embd=4, std=1.0), seed=seed, dtype=np.float64) for seed in (0, 1))
     prompt, end = np.array([1, 2]), 3
     every = [[end], *([a, b] for a, b in itertools.product(range(3), range(4)))]
@@ -162,6 +162,9 @@ def test_a_run_goes_on_bit_for_bit_with_the_reference_that_lies_in_its_folder(tm
     other.values += 1
     other.save(tmp_path / "parts" / REFERENCE)
     with pytest.raises(FormatError, match="the run cannot go on as it was"):
+        Tuner.resume(tmp_path / "parts", steps=9)
+    GPT(base.config).save(tmp_path / "parts" / REFERENCE)
+    with pytest.raises(FormatError, match="reference.safetensors is not the model that this run began as"):
         Tuner.resume(tmp_path / "parts", steps=9)
 
 
@@ -220,6 +223,9 @@ def test_a_bound_on_kl_ends_the_run_and_the_best_model_is_from_within_it(tmp_pat
     best = files.load(tmp_path / "run" / "best.safetensors")
     within = min((line for line in evaluated[:-1]), key=lambda line: line["val_loss"])
     answers = trainer.data.answers(best)
+    said = trainer.data.shown(trainer).split("\n")
+    assert within["step"] == 0 and said[0].startswith("ended early") and said[1].startswith("no step was better than the start: ")
+    assert said[4] == f"    {trainer.data.texts(answers)[0][1]}" and len(said) == 3 + 2 * 3
     assert answers.divergence(best, trainer.data.reference).sum() / len(answers.ids) == pytest.approx(within["kl"], rel=1e-12)
     with Tuner.resume(tmp_path / "run", steps=60) as again:
         assert again.done and again.ended == trainer.ended

@@ -12,6 +12,7 @@ from numgpt.files import FormatError
 from numgpt.gradcheck import check
 from numgpt.layers import HeadLogProbs
 from numgpt.layers.ops import log_softmax
+from numgpt.text import CharTokenizer
 from numgpt.training.folder import read_metrics
 from numgpt.training.settings import Settings
 from numgpt.training.shards import Shards
@@ -358,6 +359,66 @@ def test_a_reward_model_that_is_none_or_another_model_s_is_told(tmp_path):
         begun(tmp_path, response=50)
     with pytest.raises(ValueError, match="answers of 9999 tokens leave no room for a prompt in the model's context of 56: say a lower --response"):
         begun(tmp_path, response=9999)
+
+
+def test_a_reward_model_of_another_tokenizer_of_the_same_size_is_refused(tmp_path):
+    own, letters = synthetic.TOKENIZER, synthetic.ALPHABET
+    for name, alphabet in (("same", letters), ("other", letters[1:] + chr(233))):
+        (tmp_path / name / "tokenizer").mkdir(parents=True)
+        reward_model().save(tmp_path / name / "best.safetensors")
+        tokenizer = CharTokenizer(alphabet)
+        assert tokenizer.n_vocab == own.n_vocab
+        tokenizer.save(tmp_path / name / "tokenizer" / "characters.json")
+    begun(tmp_path, reward=tmp_path / "same").close()
+    with pytest.raises(FormatError, match="other has another tokenizer than the policy, and would take an answer's tokens for others"):
+        begun(tmp_path, reward=tmp_path / "other")
+
+
+def test_what_is_shown_is_of_the_best_model_with_its_step_or_says_that_no_step_was_better(tmp_path):
+    with begun(tmp_path, folder=tmp_path / "run") as trainer:
+        trainer.run()
+        lines = [line for line in read_metrics(tmp_path / "run") if "kl" in line]
+        rewards = [line["reward"] for line in lines]
+        for best in (2, 0):
+            for line, reward in zip(lines, rewards):
+                line["reward"] = 9.0 if line["step"] == best else reward
+            (tmp_path / "run" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            model = files.load(tmp_path / "run" / "best.safetensors") if best else trainer.data.reference
+            model.values *= 1.5 if best else 1  # the last model, or that of another step, would answer otherwise
+            model.save(tmp_path / "run" / "best.safetensors")
+            said = trainer.data.shown(trainer).split("\n")
+            expected = trainer.data.texts(trainer.data.answered(model, trainer.data.kept, (0, 6)))[:3]
+            if best:
+                assert said[0] == f"answers to prompts held out, before and after ({tmp_path}/run/best.safetensors, which is of step 2):"
+                assert said[3::3] == [f"    {answer}" for _, answer in expected]
+            else:
+                assert said[:2] == [f"no step was better than the start: {tmp_path}/run/best.safetensors is the model that it began as",
+                                    "its answers to prompts held out:"]
+                assert said[3::2] == [f"    {answer}" for _, answer in expected]
+
+
+def test_the_share_of_answers_that_did_not_end_is_measured_where_there_are_any(tmp_path):
+    with begun(tmp_path) as trainer:
+        metrics = trainer.evaluate()
+        assert metrics["unended"] == 1 - metrics["ended"] > 0 and "unended" in dict(trainer.data.forms)
+        trainer.data.answered = lambda *_: Answered.of([np.array([3, 4])], [np.array([5, trainer.data.end])], [np.zeros(2)], trainer.data.end)
+        assert trainer.evaluate()["ended"] == 1 and "unended" not in trainer.evaluate()
+
+
+def test_a_batch_is_no_larger_than_a_rollout(tmp_path):
+    start, tokenizer = tiny_start()
+    more = dict(tokenizer=tokenizer, reward=lambda answers: np.zeros(len(answers)), response=6, steps=1)
+    with prepare("ppo", start, written(tmp_path / "d.jsonl", 20), rollout=7, **more) as trainer:
+        assert trainer.settings.batch == 7
+    with pytest.raises(ValueError, match=r"of the 7 answers of a step \(--rollout\), 8 are to move .* \(--batch\): say --batch 7 or less"):
+        begun(tmp_path, batch=8, rollout=7)
+
+
+def test_a_run_with_another_model_in_the_place_of_its_reference_is_told(tmp_path):
+    begun(tmp_path, folder=tmp_path / "run", steps=1).run().close()
+    GPT(tiny_start()[0].config).save(tmp_path / "run" / "reference.safetensors")
+    with pytest.raises(FormatError, match="reference.safetensors is not the model that this run began as"):
+        Tuner.resume(tmp_path / "run", steps=2)
 
 
 @pytest.mark.parametrize("option, value, sentence", [

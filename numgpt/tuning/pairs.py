@@ -2,13 +2,16 @@
 
 import hashlib
 import math
+from collections.abc import Callable
 
 import numpy as np
 
+from numgpt.files import FormatError
 from numgpt.flat import Flat
 from numgpt.threads import one_blas_thread
 from numgpt.tuning import adapters, files, synthetic
-from numgpt.tuning.data import ExampleData
+from numgpt.tuning.data import ExampleData, best_model
+from numgpt.tuning.dpo import DPOModel
 from numgpt.tuning.encoding import Rows
 from numgpt.tuning.kl import Answers
 
@@ -20,6 +23,30 @@ SAMPLING = 0  # the seed of each evaluation, so that they differ by the policy a
 def in_order(margins: np.ndarray) -> float:
     """The share of pairs whose chosen answer is ahead. One with none ahead counts half: whoever says nothing is right by chance."""
     return float((margins > 0).mean() + (margins == 0).mean() / 2)
+
+
+def kept_as(path, kind: type, template):
+    """The model of that kind that was kept in a run's folder."""
+    model = files.load(path)
+    if not isinstance(model, kind) or model.template != template:
+        raise FormatError(f"{path} is not the model that this run began as, so it cannot go on as it was: bring back the file that there was")
+    return model
+
+
+def before_and_after(data, trainer, answered: Callable) -> str:
+    """Answers to prompts held out of the model that a run began as, and of its best, which it leaves.
+
+    answered: model -> (prompt, answer) of each
+    """
+    lines, (model, whose) = [f"ended early: {trainer.ended}"] if trainer.ended else [], best_model(trainer)
+    if trainer.best_at == 0:
+        lines.append(f"no step was better than the start, which {whose} is; its answers to prompts held out:")
+    else:
+        lines.append(f"answers to prompts held out, of the start and of {whose}:")
+    before, after = answered(data.reference)[:3], [] if trainer.best_at == 0 else answered(model)
+    for i, (prompt, answer) in enumerate(before):
+        lines.append(f"  {prompt}\n    {answer}" + (f"\n    {after[i][1]}" if after else ""))
+    return "\n".join(lines)
 
 
 class RewardData(ExampleData):
@@ -45,7 +72,7 @@ class RewardData(ExampleData):
     def shown(self, trainer):
         """Pairs that are held out, with their rewards."""
         batch, lines = self.kept.at(np.arange(min(3, len(self.kept)))), ["rewards of answers held out, chosen and rejected:"]
-        for i, rewards in enumerate(trainer.model.score(batch.ids, batch.last)):
+        for i, rewards in enumerate(self.best(trainer).score(batch.ids, batch.last)):
             ids, begins = self.kept.ids[i], self.kept.begins[i]
             lines.append(f"  {self.template.text(ids[0][1:begins[0] - 1], self.tokenizer)}")
             lines += [f"    {r:+.2f}  {self.template.text(text[begin:], self.tokenizer)}" for r, text, begin in zip(rewards, ids, begins)]
@@ -73,7 +100,7 @@ class DPOData(ExampleData):
         self.reference = adapters.plain(model)  # as it will be in the run's folder, in the order of its values too
 
     def restore(self, folder):
-        self.reference = files.load(folder / REFERENCE)
+        self.reference = kept_as(folder / REFERENCE, DPOModel, self.template)
 
     def models(self) -> dict[str, Flat]:
         return {REFERENCE: self.reference}
@@ -152,11 +179,7 @@ class DPOData(ExampleData):
         return self.max_kl is None or metrics["kl"] <= self.max_kl
 
     def shown(self, trainer):
-        lines = ["answers to prompts held out, before and after:"]
-        before, after = (self.texts(self.answers(model))[:3] for model in (self.reference, trainer.model))
-        for (prompt, one), (_, other) in zip(before, after):
-            lines.append(f"  {prompt}\n    {one}\n    {other}")
-        return "\n".join(([f"ended early: {trainer.ended}"] if trainer.ended else []) + lines)
+        return before_and_after(self, trainer, lambda model: self.texts(self.answers(model)))
 
     def fingerprint(self):
         digest = hashlib.sha256(super().fingerprint().encode())

@@ -10,16 +10,17 @@ import numpy as np
 
 from numgpt.files import FormatError
 from numgpt.flat import Flat
-from numgpt.formats import BEST
+from numgpt.formats import BEST, tokenizer_of
 from numgpt.layers.inputs import positive
 from numgpt.layers.reward import not_negative, share
 from numgpt.threads import one_blas_thread
+from numgpt.training.checkpoint import tokenizer_files
 from numgpt.tuning import adapters, files, synthetic
 from numgpt.tuning.data import ExampleData
 from numgpt.tuning.encoding import Rows
 from numgpt.tuning.kl import Answers
 from numgpt.tuning.packing import deal
-from numgpt.tuning.pairs import REFERENCE, SAMPLED
+from numgpt.tuning.pairs import REFERENCE, SAMPLED, before_and_after, kept_as
 from numgpt.tuning.reward import RewardModel
 from numgpt.tuning.rollouts import Answered, Rollout, Worth, answer, log_probs
 from numgpt.tuning.tuned import Tuned
@@ -72,7 +73,7 @@ class PromptData(ExampleData):
     preferences says is known up to a constant, and a price in nats wants a unit. An answer without <end> scores CUT.
     """
 
-    forms = (("reward", "reward {:.3f}"), ("kl", "KL {:.3f} nats an answer"), ("right", "{:.1%} right"), ("short", "{:.1%} short"))
+    forms = (("reward", "reward {:.3f}"), ("unended", "{:.1%} of answers without end"), ("kl", "KL {:.3f} nats an answer"), ("right", "{:.1%} right"), ("short", "{:.1%} short"))
     dropout = False  # answers are drawn without, and their log-probabilities are to be the same in the first minibatch
 
     def __init__(self, *parts, reward: str | Path | Callable | None = None, labels=None, bad=None, **how):
@@ -89,7 +90,7 @@ class PromptData(ExampleData):
         self._scored_by(self.reward)
 
     def restore(self, folder) -> None:
-        self.reference = files.load(folder / REFERENCE)
+        self.reference = kept_as(folder / REFERENCE, Tuned, self.template)
         self._scored_by(folder / REWARD)
 
     def models(self) -> dict[str, Flat]:
@@ -101,11 +102,15 @@ class PromptData(ExampleData):
         self.score = reward if callable(reward) and not isinstance(reward, Flat) else self._reward_model(reward)
 
     def _reward_model(self, reward):
-        if not isinstance(reward, Flat):
-            path = Path(reward)
+        path = None if isinstance(reward, Flat) else Path(reward)
+        if path is not None:
             reward = files.load(path / BEST if path.is_dir() else path)
         if not isinstance(reward, RewardModel):
             raise FormatError(f"{self.reward} is no reward model: numgpt align MODEL --by reward makes one")
+        tokenizer = path and tokenizer_of(path)  # of one in memory it is not known
+        if tokenizer and tokenizer_files(tokenizer) != tokenizer_files(self.tokenizer):
+            raise FormatError(f"{path} has another tokenizer than the policy, and would take an answer's tokens for others: make the reward model from "
+                              "the same MODEL, with numgpt align MODEL --by reward")
         own, theirs = self.template, reward.template
         if own.special != theirs.special:
             raise FormatError(f"the reward model has the special tokens {theirs.special}, the policy {own.special}: it was made from another model")
@@ -119,6 +124,9 @@ class PromptData(ExampleData):
         self.B, self.T, self.seed = settings.batch, longest + self.n_tokens, settings.seed
         if self.T > n_ctx:
             raise ValueError(f"a prompt of {longest} tokens and an answer of {self.n_tokens} do not fit into a context of {n_ctx}")
+        if self.B > self.how.rollout:
+            raise ValueError(f"of the {self.how.rollout} answers of a step (--rollout), {self.B} are to move the policy at once (--batch): "
+                             f"say --batch {self.how.rollout} or less")
         self.dealt = deal(len(self.train), self.how.rollout, seed=settings.seed)
         if isinstance(self.score, Flat) and self.T > self.score.config.n_ctx:
             raise ValueError(f"a prompt with its answer, {self.T} tokens, does not fit into the reward model's context of {self.score.config.n_ctx}")
@@ -198,6 +206,8 @@ class PromptData(ExampleData):
         metrics = {"reward": float(scores.mean()), "kl": float(kl.mean()), "kl_error": float(kl.std() / math.sqrt(len(kl))),
                    "kl_per_token": float(kl.sum() / n), "answer_tokens": n / len(answers), "ended": float(answers.ended.mean()),
                    "entropy": float(-np.concatenate(answers.logp).mean())}
+        if not answers.ended.all():  # what a reward near CUT comes from
+            metrics["unended"] = 1 - metrics["ended"]
         return metrics | self.judgement(answers)
 
     def _kl(self, model, answers: Answered) -> np.ndarray:
@@ -229,11 +239,7 @@ class PromptData(ExampleData):
         return f"highest reward on what is held out, KL within {self.how.max_kl:g}, {-best:.3f}"
 
     def shown(self, trainer) -> str:
-        lines = ["answers to prompts held out, before and after:"]
-        before, after = (self.texts(self.answered(model, self.kept, (self.seed, HELD_OUT)))[:3] for model in (self.reference, trainer.model))
-        for (prompt, one), (_, other) in zip(before, after):
-            lines.append(f"  {prompt}\n    {one}\n    {other}")
-        return "\n".join(([f"ended early: {trainer.ended}"] if trainer.ended else []) + lines)
+        return before_and_after(self, trainer, lambda model: self.texts(self.answered(model, self.kept, (self.seed, HELD_OUT))))
 
     # -- the rest of a trainer's data
 

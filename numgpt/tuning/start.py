@@ -108,6 +108,8 @@ def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, hel
     if lora is not None and paths:
         usual |= {name: LORA_RATE * usual[name] for name in ("lr", "min_lr")}
     options, reads = ({name: settings.pop(name, usual.pop(name, default)) for name, default in of.items()} for of in (what.options, what.reads))
+    if isinstance(reads.get("rollout"), int):  # a batch has no more answers than a step, unless somebody says so
+        usual["batch"] = max(1, min(usual["batch"], reads["rollout"]))
     chosen = Settings.of(usual, **settings)
     source = {"stage": stage, "command": what.command, "files": [str(Path(path).resolve()) for path in paths],
               "validation": validation and str(Path(validation).resolve()), "held_out": held_out, "skip_bad": skip_bad, "truncate": truncate,
