@@ -40,9 +40,9 @@ def before_and_after(data, trainer, answered: Callable) -> str:
     """
     lines, (model, whose) = [f"ended early: {trainer.ended}"] if trainer.ended else [], best_model(trainer)
     if trainer.best_at == 0:
-        lines.append(f"no step was better than the start, which {whose} is; its answers to prompts held out:")
+        lines += [f"no step was better than the start: {whose} is the model that it began as", "its answers to prompts held out:"]
     else:
-        lines.append(f"answers to prompts held out, of the start and of {whose}:")
+        lines.append(f"answers to prompts held out, before and after, by {whose}:")
     before, after = answered(data.reference)[:3], [] if trainer.best_at == 0 else answered(model)
     for i, (prompt, answer) in enumerate(before):
         lines.append(f"  {prompt}\n    {answer}" + (f"\n    {after[i][1]}" if after else ""))
@@ -72,7 +72,7 @@ class RewardData(ExampleData):
     def shown(self, trainer):
         """Pairs that are held out, with their rewards."""
         batch, lines = self.kept.at(np.arange(min(3, len(self.kept)))), ["rewards of answers held out, chosen and rejected:"]
-        for i, rewards in enumerate(self.best(trainer).score(batch.ids, batch.last)):
+        for i, rewards in enumerate(best_model(trainer)[0].score(batch.ids, batch.last)):
             ids, begins = self.kept.ids[i], self.kept.begins[i]
             lines.append(f"  {self.template.text(ids[0][1:begins[0] - 1], self.tokenizer)}")
             lines += [f"    {r:+.2f}  {self.template.text(text[begin:], self.tokenizer)}" for r, text, begin in zip(rewards, ids, begins)]
