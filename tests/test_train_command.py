@@ -162,7 +162,7 @@ def test_a_rate_that_is_far_too_high_ends_with_the_step_and_the_layer_and_the_la
     assert ended.returncode == 1 and "Traceback" not in ended.stderr and "Warning" not in ended.stderr
     step, where, kept, init = re.fullmatch(
         r"numgpt: (in step \d+|after step \d+) [a-z ]+ is not finite, and first of all (.*?)\. A lower learning rate, .* may help: "
-        r"(\S+) is from before it, and a new run begins with it by --init (\S+) --lr 1e\+19\n", ended.stderr).groups()
+        r"(\S+) is from before it, so begin a new run with --init (\S+) and --lr 1e\+19\n", ended.stderr).groups()
     assert init == kept
     assert re.match(r"the (output of|gradient of|gradient that|parameter) \S+", where)
     assert kept == str(checkpoints(run)[-1])

@@ -56,7 +56,10 @@ class RunFolder:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
         staging = path.with_name(f".{path.name}-{secrets.token_hex(4)}.tmp")
-        staging.mkdir()
+        try:
+            staging.mkdir()
+        except OSError as error:  # a folder that may not be written to; the other name is nobody's concern
+            raise type(error)(error.errno, error.strerror, str(path)) from None
         run = None
         try:
             run = cls(staging, hold(staging / LOCK))

@@ -207,7 +207,7 @@ class Trainer:
 
     def _fault(self, what: str) -> NotFinite:
         kept = None if self.folder is None else self.folder.last()
-        way = "" if kept is None else (f": {kept} is from before it, and a new run begins with it by {self.begins.format(kept)} "
+        way = "" if kept is None else (f": {kept} is from before it, so begin a new run with {self.begins.format(kept)} and "
                                        f"--lr {self.settings.lr / 10:.2g}")
         return NotFinite(f"{what}. A lower learning rate, a longer warm-up or a shorter clip may help{way}")
 
