@@ -317,6 +317,9 @@ def test_the_command_reads_a_file_and_says_what_the_model_answers(tmp_path, monk
     with Tuner.resume("run") as trainer:
         trainer.model.values[...] = 0  # what is shown is not the last model, but the one that the run leaves
         assert f"run/best.safetensors (step {trainer.best_at}), on prompts held out:\n" in out and trainer.data.shown(trainer) in out
+        capsys.readouterr()
+        assert main(["convert", "run", "other", "--to", "huggingface"]) == 0  # it has no head that could be lost
+        assert "note: other has the GPT alone; that it was tuned to instruct and the tokens' names" in capsys.readouterr().out
         assert trainer.data.T == 20 and trainer.data.turns == 0.5 and trainer.model.config.n_ctx == 3 * 7
 
 

@@ -65,9 +65,11 @@ def run(arguments) -> int:
         _save(model, target, to, dtype, arguments.shard_bytes)
     except (TypeError, ValueError) as error:  # a type that the format does not have, or that is too narrow
         raise FormatError(str(error)) from None
-    own = files.template_of(source) if to != "numgpt" and kind in ("run", "numgpt") else None
+    own = files.told_at(source) if to != "numgpt" else None
     if own is not None:
-        print(f"note: {target} has the GPT alone; a head for {own.kind} and the tokens' names are only in numgpt's own files")
+        what = own.get("kind")
+        lost = f"that it was tuned to {what}" if what in files.HEADLESS else f"a head for {what}"
+        print(f"note: {target} has the GPT alone; {lost} and the tokens' names are only in numgpt's own files")
     beside = f" with {arguments.adapters} merged" if arguments.adapters else ""
     print(f"{source} ({kind}){beside} -> {target} ({to}): {model.n_params:,} parameters in {dtype}")
     return 0

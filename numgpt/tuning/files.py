@@ -18,6 +18,7 @@ from numgpt.tuning.tuned import Tuned
 
 CLASSES: dict[str, type[Tuned]] = {**dict.fromkeys(HEADS, Classifier), "instruct": Instructed, "prompts": Tuned,
                                   "reward": RewardModel, "dpo": DPOModel, "ppo": ActorCritic}
+HEADLESS = ("instruct", "prompts", "dpo")  # kinds whose loss is of tokens alone
 
 
 def load(path, *, dtype=None, recompute: bool = False) -> GPT:
