@@ -268,7 +268,7 @@ def test_what_makes_no_classifier_is_said():
         with pytest.raises(ValueError, match=says):
             STAGES[kind].model(classifier(kind), type("Data", (), {"template": Template(kind, TOKENIZER.n_vocab), "labels": labels}),
                                lm_weight=0.5, rng=None)
-    with pytest.raises(ValueError, match="lm_weight must be 0 or above; got -1"):
+    with pytest.raises(ValueError, match="lm_weight must be 0 or above, and finite; got -1"):
         classifier(lm_weight=-1)
     with pytest.raises(ValueError, match="a batch is ids and targets"):
         model = classifier()

@@ -89,6 +89,7 @@ def test_pairs_similarity_and_choices_are_read_from_json_lines(models, tmp_path,
         p = alone(made["choice"], *([choice["context"], text] for text in choice["choices"]))
         found = json.loads(line)
         assert found["answer"] == p.argmax() and found["choice"] == choice["choices"][p.argmax()]
+        assert [pair["answer"] for pair in found["probabilities"]][0] == found["answer"]
         assert len(found["probabilities"]) == len(choice["choices"])  # though the other line has more
         assert [pair["probability"] for pair in found["probabilities"]] == pytest.approx(sorted(p, reverse=True), rel=1e-12)
 

@@ -1,5 +1,6 @@
 """numgpt finetune --task classify and its like, as they are called: in a folder, with files of JSON lines."""
 
+import errno
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from runs import differing
 
 from numgpt import GPT, GPTConfig
 from numgpt.cli import main
+from numgpt.cli.finetune import _labels
 from numgpt.formats import load as load_gpt
 from numgpt.training.folder import read_metrics
 from numgpt.tuning import files
@@ -157,6 +159,14 @@ def test_a_held_out_file_has_the_labels_of_the_one_that_is_trained_on(desk, caps
 @pytest.mark.parametrize("words, says", [
     (("base", "run", "data.jsonl"), "one begins with one model; got base, run"),
     (("--labels", "a,b"), "--labels would do nothing here: without a file of examples they are drawn"),
+    (("--skip-bad",), "--skip-bad would do nothing here: without a file of examples they are drawn"),
+    (("--truncate",), "--truncate would do nothing here"),
+    (("text.txt",), "text.txt is a text and no model; files of examples are JSON lines, and end in .jsonl"),
+    (("texts.jsonl", "--labels", "0,1"), 'there is no label "0": the labels are 0, 1'),
+    (("texts.jsonl", "--labels", "0,1"), """. As texts they would be --labels '"0","1"'"""),
+    (("texts.jsonl", "--labels", "True,False"), 'there is no label "0": the labels are "True", "False"'),
+    (("booleans.jsonl", "--labels", "True,False"), "As booleans they would be --labels true,false"),
+    (("data.jsonl", "--lm-weight", "inf"), "lm_weight must be 0 or above, and finite; got inf"),
     (("--held-out", 0.2), "--held-out would do nothing here"),
     (("data.jsonl", "--validation", "data.jsonl", "--held-out", 0.2), "--held-out would do nothing here: --validation is what is held out"),
     (("data.jsonl", "--task", "pairs", "--lm-weight", -1), '"a" is missing'),
@@ -168,6 +178,9 @@ def test_a_held_out_file_has_the_labels_of_the_one_that_is_trained_on(desk, caps
     (("--task", "choice", "--labels", "a,b", "data.jsonl"), "examples of choice have no labels"),
     (("nowhere", "data.jsonl"), "nowhere"), (("nowhere.jsonl",), "nowhere.jsonl: No such file")])
 def test_a_wrong_call_is_told_in_a_sentence(desk, capsys, words, says):
+    wrote(desk, "text.txt", ["the cat sat on the mat"])
+    wrote(desk, "texts.jsonl", [{"text": "a", "label": "0"}, {"text": "b", "label": "1"}])
+    wrote(desk, "booleans.jsonl", [{"text": "a", "label": True}, {"text": "b", "label": False}])
     assert says in refused(desk, capsys, *words, *FAST)
 
 
@@ -235,3 +248,22 @@ def test_what_is_held_out_and_trained_on_too_is_counted_and_a_label_that_nothing
     assert 'note: nothing measures the label "so so": none of its examples (4 to train on) is held out' in out
     assert here(desk, "base", "data.jsonl", *FAST, "--out", "none") == 0
     assert "also trained on" not in capsys.readouterr().out
+
+
+def test_labels_said_as_texts_are_texts_and_a_folder_that_may_not_be_written_to_is_named(desk, capsys, monkeypatch):
+    assert _labels('"0","1"') == ["0", "1"] and _labels("0,1") == [0, 1] and _labels("true,false") == [True, False]
+    real = os.mkdir
+
+    def mkdir(path, *rest, **more):
+        if str(path).endswith(".tmp"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        real(path, *rest, **more)
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    assert refused(desk, capsys, "base", "data.jsonl", *FAST, "--out", "locked").endswith("numgpt: locked: Permission denied\n")
+
+
+def test_a_fresh_model_s_characters_are_none_of_a_file_s_name(desk, monkeypatch):
+    monkeypatch.chdir(desk)
+    (desk / "ab").write_text("a file whose name is what the examples are written in")
+    wrote(desk, "two.jsonl", [{"text": "ab", "label": "x"}, {"text": "ba", "label": "y"}] * 10)
+    assert prepare("classify", None, ["two.jsonl"], steps=1).data.tokenizer.characters == ["a", "b"]

@@ -141,13 +141,13 @@ def _line(verdict: Verdict, arguments) -> str:
         pairs = verdict.ranked() if arguments.all else verdict.ranked()[:1]
         return "\t".join(part for name, probability in pairs for part in (_said(name), f"{probability:.4f}"))
     content = {"file": verdict.origin.file, "line": verdict.origin.line}
-    if hasattr(verdict.item, "choices"):
-        content |= {"answer": best, "choice": verdict.item.choices[best]}
-    else:
-        content |= {"label": best}
+    key = "answer" if hasattr(verdict.item, "choices") else "label"
+    content[key] = best
+    if key == "answer":
+        content["choice"] = verdict.item.choices[best]
     content["probability"] = float(verdict.probabilities[verdict.best])
     if arguments.all:
-        content["probabilities"] = [{"label": name, "probability": probability} for name, probability in verdict.ranked()]
+        content["probabilities"] = [{key: name, "probability": probability} for name, probability in verdict.ranked()]
     return json.dumps(content, ensure_ascii=False)
 
 

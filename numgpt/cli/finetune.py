@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 from numgpt.cli import runs
@@ -103,9 +104,13 @@ def _prepared(arguments, report) -> Tuner:
                                   without_lora(arguments),
                                  (not instruct, "it is for --task instruct", ("turns", "tokens")),
                                  (not data and STAGES[arguments.task].drawn, "without a file of examples they are drawn",
-                                  ("held_out", "labels", *(() if model else ("tokenizer",))))))
+                                  ("held_out", "labels", *(name for name in ("skip_bad", "truncate") if getattr(arguments, name)),
+                                   *(() if model else ("tokenizer",))))))
     options = runs.given(arguments, ("validation", "held_out", "skip_bad", "truncate", "tokenizer", "dtype", "recompute", *OWN, *runs.SETTINGS))
-    trainer = prepare(arguments.task, model, data, folder=arguments.out or runs.numbered(arguments.task), report=report, **options)
+    try:
+        trainer = prepare(arguments.task, model, data, folder=arguments.out or runs.numbered(arguments.task), report=report, **options)
+    except FormatError as error:
+        raise FormatError(f"{error}{_otherwise(arguments.labels, str(error))}") from None
     say_bad(trainer, report)
     return trainer
 
@@ -116,7 +121,18 @@ def parted(names) -> tuple[Path | None, list[str]]:
     models = [name for name in names if name not in data]
     if len(models) > 1:
         raise ValueError(f"one begins with one model; got {', '.join(models)} (files of examples are JSON lines, and end in .jsonl)")
+    if models and _is_text(Path(models[0])):
+        raise ValueError(f"{models[0]} is a text and no model; files of examples are JSON lines, and end in .jsonl")
     return (path(models[0]) if models else None), data
+
+
+def _is_text(file: Path) -> bool:
+    """No weights begin without a byte that is nought."""
+    if file.suffix == ".safetensors" or not file.is_file():
+        return False
+    with open(file, "rb") as content:
+        start = content.read(64)
+    return bool(start) and b"\0" not in start
 
 
 def _of_examples(file: Path) -> bool:
@@ -152,3 +168,12 @@ def _labels(text: str) -> list:
     except json.JSONDecodeError:
         return labels
     return values if len(set(map(type, values))) == 1 else labels
+
+
+def _otherwise(labels, sentence: str) -> str:
+    """How labels are said in the other type, if a file's look the same and are none of them."""
+    if labels and not isinstance(labels[0], str) and 'there is no label "' in sentence:
+        return ". As texts they would be --labels '" + ",".join(json.dumps(json.dumps(label)) for label in labels) + "'"
+    if labels and {*map(str, labels)} <= {"True", "False"} and re.search("there is no label (true|false)", sentence):
+        return ". As booleans they would be --labels " + ",".join(map(str.lower, labels))
+    return ""

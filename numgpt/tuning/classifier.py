@@ -40,8 +40,8 @@ class Classifier(Tuned):
         if (labels is None) != (template.kind == "choice"):
             raise ValueError("an example has choices of its own, and there are no labels" if template.kind == "choice" else
                              f"{template.kind} wants labels")
-        if not lm_weight >= 0:
-            raise ValueError(f"lm_weight must be 0 or above; got {lm_weight}")
+        if not 0 <= lm_weight < np.inf:
+            raise ValueError(f"lm_weight must be 0 or above, and finite; got {lm_weight}")
         self.labels, self.lm_weight = labels and tuple(labels), float(lm_weight)
         self.cross_entropy = SoftmaxCrossEntropy()
         options = dict(dropout=dropout, std=gpt.config.std, rng=rng, dtype=gpt.values.dtype)

@@ -220,7 +220,7 @@ def _fresh(tokenizer, what: Stage, parts, source: dict, dtype, recompute: bool, 
         tokenizer, form = synthetic.TOKENIZER, what.drawn.config
     else:
         texts = [text for part in parts for item in part.items for text in examples.texts(item)]
-        tokenizer, form = tokenizer or CharTokenizer.train("".join(sorted(set("".join(texts))))), FRESH
+        tokenizer, form = tokenizer or CharTokenizer(sorted(set("".join(texts)))), FRESH
     template = Template(what.kind, tokenizer.n_vocab)
     bad = examples.BadLines(source["skip_bad"])  # they are counted when they are encoded for the model
     longest = max(encode(part, template, tokenizer, 1 << 30, bad=bad).T for part in parts)
