@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -267,3 +268,13 @@ def test_a_fresh_model_s_characters_are_none_of_a_file_s_name(desk, monkeypatch)
     (desk / "ab").write_text("a file whose name is what the examples are written in")
     wrote(desk, "two.jsonl", [{"text": "ab", "label": "x"}, {"text": "ba", "label": "y"}] * 10)
     assert prepare("classify", None, ["two.jsonl"], steps=1).data.tokenizer.characters == ["a", "b"]
+
+
+def test_the_help_has_the_defaults_that_a_run_takes(desk, capsys):
+    with pytest.raises(SystemExit):
+        main(["finetune", "--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    for base in ("base", None):
+        settings = prepare("classify", base and desk / base, [desk / "data.jsonl"]).settings
+        for name in ("epochs", "batch", "lr", "min_lr"):
+            assert re.search(f"{getattr(settings, name):g} {'with a MODEL' if base else 'from nothing'}", words)

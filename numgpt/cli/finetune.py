@@ -9,8 +9,9 @@ from numgpt.cli import runs
 from numgpt.cli.options import path
 from numgpt.files import FormatError
 from numgpt.training import Trainer
-from numgpt.tuning.stages import STAGES
-from numgpt.tuning.start import Tuner, prepare
+from numgpt.training.settings import Settings
+from numgpt.tuning.stages import BRACKETS, GPT1, STAGES, WORDS
+from numgpt.tuning.start import FRESH_SETTINGS, Tuner, prepare
 
 COMMAND = "finetune"
 TASKS = tuple(name for name, stage in STAGES.items() if stage.command == COMMAND)
@@ -20,6 +21,12 @@ EXAMPLES = """a line of DATA is an object of JSON:
   pairs, similarity   {"a": "it rains", "b": "it is wet", "label": "entails"}
   choice              {"context": "it rained, so", "choices": ["I got wet", "I flew"], "answer": 0}
   instruct            {"prompt": "add 12 and 30", "response": "42"}
+
+what a run says, and what it keeps:
+  loss          of the batches trained on; where examples are classified, the task's and, --lm-weight times, the language model's
+  held out      what examples held out cost: the cross-entropy of the label or choice alone, a mean over examples; beside it the language
+                model's, a mean over tokens (val_loss and lm_loss in metrics.jsonl). Of instruct, a mean over the tokens of responses
+  best.safetensors   the model whose held-out loss was lowest in an evaluation, of which the first is before the first step
 
 examples:
   numgpt finetune --task classify                         is a string of brackets balanced? drawn examples, a model from nothing
@@ -38,13 +45,24 @@ def register(commands) -> None:
     add_data(parser, "what is taught", TASKS)
     add = parser.add_argument_group("the task").add_argument
     add("--labels", metavar="A,B,...", type=_labels, help="the only labels there may be (default: those of the examples)")
-    add("--lm-weight", type=float, metavar="W", help="of the language model's loss beside the task's (default: 0.5)")
+    add("--lm-weight", type=float, metavar="W", help="of the language model's loss beside the task's in what is trained (default: 0.5)")
     add("--turns", type=float, metavar="SHARE", help="of rows of instruct that are turns of a conversation, each of which sees what was said "
                                                      "before (default: 0, of drawn examples 0.5): so numgpt chat may remember it")
-    runs.add_how(parser, steps="as --epochs has it", epochs="times through the examples (default: 3)", batch="examples in a batch; of instruct, rows that several share",
+    runs.add_how(parser, steps=f"as --epochs has it; of drawn examples {BRACKETS.settings['steps']}, of instruct {WORDS.settings['steps']}",
+                 epochs=f"times through the examples (default: {_usual('epochs')})",
+                 batch=f"examples in a batch (default: {_usual('batch')}); of instruct, rows that several share "
+                       f"(default: {STAGES['instruct'].settings['batch']} and {STAGES['instruct'].fresh['batch']})",
+                 rates=(f" (default: {_usual('lr')})", f" (default: {_usual('min_lr')})"), fall="linear with a MODEL, cosine from nothing",
+                 warmup="0.2 %% of the run with a MODEL, a tenth of it or 100 from nothing", decay=f"{_usual('weight_decay')}",
                  tokens="in such a row (default: 256, if the longest example has no more and the context no less)")
     runs.add_where(parser, "TASK", eval_tokens=False)
     parser.set_defaults(run=run, error=parser.error)
+
+
+def _usual(name: str) -> str:
+    """The default of a setting, on files of examples."""
+    own = [getattr(Settings.of(settings), name) for settings in (GPT1, FRESH_SETTINGS)]
+    return f"{own[0]:g} with a MODEL, {own[1]:g} from nothing"
 
 
 def add_data(parser, title: str, tasks, *, option: str = "--task", about: str = "what to teach") -> None:
@@ -55,13 +73,15 @@ def add_data(parser, title: str, tasks, *, option: str = "--task", about: str = 
     add = parser.add_argument_group(title).add_argument
     add(option, choices=tasks, help=about)
     add("--validation", type=path, metavar="FILE", help="evaluate on these examples,")
-    add("--held-out", type=float, metavar="SHARE", help="or on a share of DATA, drawn at random (default: 0.1)")
+    add("--held-out", type=float, metavar="SHARE", help="or on a share of DATA, drawn at random, always the same (default: 0.1; of each label, where there are any, "
+                                                            "that share and one example at least)")
     add("--skip-bad", action="store_true", help="count lines that cannot be used, and leave them out; else the first ends the command")
     add("--truncate", action="store_true", help="cut what is too long for the context: the end of a text, or of the longer of two; of a prompt the "
                                                       "beginning; a response never")
     add("--tokenizer", type=path, metavar="PATH", help="where the model's tokenizer lies (default: beside the weights)")
     add("--lora", type=int, metavar="RANK", help="train small matrices beside the weights, which stay as they are: much less is trained and kept, and the "
-                                                 "run's adapters.safetensors has it alone. The usual rate is then ten times as high")
+                                                 "run's adapters.safetensors has it alone. Where no --lr is said, numgpt takes ten times the usual rate by "
+                                                 "itself on files of examples")
     add("--lora-alpha", type=float, metavar="A", help="they count A / RANK times (default: once)")
     add("--lora-layers", type=_names, metavar="NAMES", help="beside which: attention,ffn or all or blocks.*.ffn.up (default: all)")
     add("--dtype", choices=("float32", "float64"), help="of the parameters (default: as they are stored)")

@@ -19,7 +19,10 @@ SETTINGS = ("steps", "minutes", "epochs", "batch", "tokens", "shards", "pieces",
 
 
 def add_how(parser, *, steps: str = "the preset's", epochs: str = "times through the text, which then comes window by window",
-            batch: str = "sequences in a batch", tokens: str = "in a sequence (default: the model's context)") -> None:
+            batch: str = "sequences in a batch", tokens: str = "in a sequence (default: the model's context)",
+            rates: tuple[str, str] = ("", ""), fall: str = "the preset's, mostly cosine", decay: str = "the preset's, mostly 0.1",
+            warmup: str = "the preset's, and a tenth of the run at most") -> None:
+    """What is said of options and of their defaults."""
     how = parser.add_argument_group("how")
     length = how.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int, metavar="N", help=f"stop after so many steps (default: {steps}),")
@@ -32,13 +35,13 @@ def add_how(parser, *, steps: str = "the preset's", epochs: str = "times through
     add("--shards", type=int, metavar="N", help="threads that share a batch (default: 2); the bits of a run depend on it, and not on the cores")
     add("--pieces", type=int, metavar="N", help="take each shard's sequences in so many pieces, to save memory (default: 1)")
     add("--optimizer", choices=OPTIMIZERS)
-    add("--lr", type=float, metavar="RATE", help="highest learning rate,")
-    add("--min-lr", type=float, metavar="RATE", help="and the one it falls to")
-    add("--warmup", type=int, metavar="N", help="steps in which it rises (default: the preset's, and a tenth of the run at most)")
-    add("--schedule", choices=SHAPES, help="how it falls (default: the preset's, mostly cosine)")
+    add("--lr", type=float, metavar="RATE", help=f"highest learning rate{rates[0]},")
+    add("--min-lr", type=float, metavar="RATE", help=f"and the one it falls to{rates[1]}")
+    add("--warmup", type=int, metavar="N", help=f"steps in which it rises (default: {warmup})")
+    add("--schedule", choices=SHAPES, help=f"how it falls (default: {fall})")
     add("--betas", type=float, nargs=2, metavar="B", help="AdamW's")
     add("--momentum", type=float, metavar="M", help="SGD's (default: 0.9)")
-    add("--weight-decay", type=float, metavar="D", help="of matrices and tables (default: the preset's, mostly 0.1)")
+    add("--weight-decay", type=float, metavar="D", help=f"of matrices and tables (default: {decay})")
     add("--clip", type=float, metavar="NORM", help="longest gradient; inf: any (default: 1)")
     add("--seed", type=int, metavar="N", help="of weights, batches and dropout (default: 0)")
 
