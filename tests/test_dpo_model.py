@@ -224,8 +224,8 @@ def test_a_bound_on_kl_ends_the_run_and_the_best_model_is_from_within_it(tmp_pat
     within = min((line for line in evaluated[:-1]), key=lambda line: line["val_loss"])
     answers = trainer.data.answers(best)
     said = trainer.data.shown(trainer).split("\n")
-    assert within["step"] == 0 and said[0].startswith("ended early") and said[1].startswith("no step was better than the start: ")
-    assert said[4] == f"    {trainer.data.texts(answers)[0][1]}" and len(said) == 3 + 2 * 3
+    assert within["step"] == 0 and said[0].startswith("ended early") and said[1].startswith("no step was better than the start; ")
+    assert said[3] == f"    {trainer.data.texts(answers)[0][1]}" and len(said) == 2 + 2 * 3
     assert answers.divergence(best, trainer.data.reference).sum() / len(answers.ids) == pytest.approx(within["kl"], rel=1e-12)
     with Tuner.resume(tmp_path / "run", steps=60) as again:
         assert again.done and again.ended == trainer.ended

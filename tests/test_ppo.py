@@ -384,12 +384,11 @@ def test_what_is_shown_is_of_the_best_model_with_its_step_or_says_that_no_step_w
             said = trainer.data.shown(trainer).split("\n")
             expected = trainer.data.texts(trainer.data.answered(model, trainer.data.kept, (0, 6)))[:3]
             if best:
-                assert said[0] == f"answers to prompts held out, before and after, by {tmp_path}/run/best.safetensors (step 2):"
+                assert said[0] == f"answers to prompts held out, before and after, of {tmp_path}/run/best.safetensors (step 2):"
                 assert said[3::3] == [f"    {answer}" for _, answer in expected]
             else:
-                assert said[:2] == [f"no step was better than the start: {tmp_path}/run/best.safetensors (step 0) is the model that it began as",
-                                    "its answers to prompts held out:"]
-                assert said[3::2] == [f"    {answer}" for _, answer in expected]
+                assert said[0] == f"no step was better than the start; the answers of {tmp_path}/run/best.safetensors (step 0) to prompts held out:"
+                assert said[2::2] == [f"    {answer}" for _, answer in expected]
 
 
 def test_the_share_of_answers_that_did_not_end_is_measured_where_there_are_any(tmp_path):

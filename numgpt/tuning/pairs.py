@@ -38,13 +38,15 @@ def before_and_after(data, trainer, answered: Callable) -> str:
 
     answered: model -> (prompt, answer) of each
     """
-    lines, (model, whose) = [f"ended early: {trainer.ended}"] if trainer.ended else [], best_model(trainer)
-    if trainer.best_at == 0:
-        lines += [f"no step was better than the start: {whose} is the model that it began as", "its answers to prompts held out:"]
+    lines = [f"ended early: {trainer.ended}"] if trainer.ended else []
+    before, after = answered(data.reference), None
+    model, whose = best_model(trainer)
+    if trainer.folder is not None and trainer.best_at == 0:
+        lines.append(f"no step was better than the start; the answers of {whose} to prompts held out:")
     else:
-        lines.append(f"answers to prompts held out, before and after, by {whose}:")
-    before, after = answered(data.reference)[:3], [] if trainer.best_at == 0 else answered(model)
-    for i, (prompt, answer) in enumerate(before):
+        lines.append(f"answers to prompts held out, before and after, of {whose}:")
+        after = answered(model)
+    for i, (prompt, answer) in enumerate(before[:3]):
         lines.append(f"  {prompt}\n    {answer}" + (f"\n    {after[i][1]}" if after else ""))
     return "\n".join(lines)
 
