@@ -1,6 +1,7 @@
 """numgpt align as it is called: what it says, what it refuses, and that it goes on as it would have."""
 
 import json
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -8,12 +9,16 @@ import pytest
 
 from numgpt import GPT
 from numgpt.cli import main
+from numgpt.cli.align import START_CTX
 from numgpt.text import CharTokenizer
 from numgpt.training.folder import checkpoints, read_metrics
 from numgpt.tuning import files, synthetic
+from numgpt.tuning.classifier import Classifier
 from numgpt.tuning.dpo import DPOModel
 from numgpt.tuning.reward import RewardModel
 from numgpt.tuning.stages import STAGES
+from numgpt.tuning.start import Tuner, prepare
+from numgpt.tuning.template import Template
 from tuned_models import tiny_start, write_pairs
 
 SHORT = ("--steps", 4, "--batch", 4, "--eval-every", 2, "--lr", 1e-2)
@@ -184,8 +189,48 @@ def test_ppo_makes_a_model_and_a_reward_model_first_and_all_three_are_said(calle
     (("start", "pairs.jsonl", "--by", "ppo"), "say with --reward what scores the answers"),
     (("start", "--by", "ppo", "--clip-ratio", 1), "is between 0 and 1"),
     (("start", "--by", "ppo", "--max-kl", 0), "must be above 0 and finite; got 0"),
+    (("start", "--by", "ppo", "--gamma", 7), "gamma must be"),
+    (("start", "--by", "ppo", "--response", 40), "a prompt of 27 tokens and an answer of 40 do not fit into a context of 56: say --response 29 or less"),
+    (("start", "--by", "ppo", "--rollout", 7, "--batch", 8), "say --batch 7 or less"),
     (("start", "pairs.jsonl", "--by", "dpo", "--lam", 0.5), "--lam would do nothing here: it is not of --by dpo")])
-def test_what_ppo_cannot_be_asked_is_said_before_anything_is_made(called, desk, words, sentence):
+def test_what_ppo_cannot_be_asked_is_said_before_anything_is_made(called, desk, words, sentence, monkeypatch):
+    monkeypatch.setitem(STAGES, "ppo", replace(STAGES["ppo"], drawn=replace(STAGES["ppo"].drawn, n=400, n_held_out=8)))
     before = sorted(desk.rglob("*"))
     status, _, err = called(*words)
     assert status == 2 and sentence in err and sorted(desk.rglob("*")) == before
+
+
+@pytest.mark.verify
+def test_the_context_of_the_model_that_is_made_first_is_known_before_it_is_made():
+    with prepare("instruct", drawn="instruct-mixed", steps=1) as trainer:
+        assert trainer.model.config.n_ctx == START_CTX
+
+
+def test_a_reward_model_is_no_policy_and_a_classifier_gets_the_word_of_warning(called, desk):
+    model, tokenizer = tiny_start()
+    (desk / "judge" / "tokenizer").mkdir(parents=True)
+    CharTokenizer(synthetic.ALPHABET).save(desk / "judge" / "tokenizer" / "characters.json")
+    RewardModel(GPT(model.config), Template("preference", model.template.n_base)).save(desk / "judge" / "best.safetensors")
+    for words, more in ((("--by", "dpo"), ""), (("--by", "ppo", "--reward", "judge"), ", and this one with --reward")):
+        status, _, err = called("judge", *words)
+        assert status == 1 and "judge is a reward model, which scores answers and was not taught to write any: name the model" in err
+        assert err.rstrip().endswith("that it was made from" + more)
+    assert called("judge", "pairs.jsonl", "--by", "reward", *SHORT, "--quiet", "--out", "judge-on") == (0, "", "")
+    Classifier(GPT(model.config), Template("classify", tokenizer.n_vocab), (0, 1)).save(desk / "judge" / "best.safetensors")
+    status, out, _ = called("judge", "pairs.jsonl", "--by", "dpo", *SHORT, "--out", "classifier-on")
+    assert status == 0 and "judge was not tuned to follow instructions" in out
+
+
+def test_whoever_interrupts_what_is_made_first_is_told_the_whole_way_on(called, desk, monkeypatch):
+    (desk / "stopped").mkdir()
+    monkeypatch.chdir(desk / "stopped")
+    small = dict(n=40, n_held_out=8, config=dict(n_layer=1, n_head=1, n_embd=4))
+    for name, more in (("instruct", {"turns": 0.25}), ("reward", {}), ("ppo", {"response": 6, "rollout": 6, "max_kl": 2.0})):
+        monkeypatch.setitem(STAGES, name, replace(STAGES[name], drawn=replace(STAGES[name].drawn, **small, settings={**SETTINGS, **more})))
+    step = Tuner.step
+    monkeypatch.setattr(Tuner, "step", lambda trainer: signal.raise_signal(signal.SIGINT) or step(trainer))
+    status, out, _ = called("--by", "ppo")
+    assert status == 130 and out.rstrip().endswith("the way on is numgpt finetune --resume runs/instruct-1, and then numgpt align runs/instruct-1 "
+                                                   "--by ppo, with the other options that you gave")
+    status, out, _ = called("runs/instruct-1", "--by", "ppo")
+    assert status == 130 and "the way on is numgpt align --resume runs/reward-1, and then numgpt align runs/instruct-1 --by ppo --reward runs/reward-1," in out

@@ -4,12 +4,14 @@ import argparse
 
 import numpy as np
 
+from numgpt import formats
 from numgpt.cli import runs
 from numgpt.cli.finetune import LORA, add_data, parted, resumed, say_bad, shown, without_lora
 from numgpt.cli.options import path, said
 from numgpt.config import GPTConfig
+from numgpt.files import FormatError
 from numgpt.model import GPT
-from numgpt.tuning import synthetic
+from numgpt.tuning import files, synthetic
 from numgpt.tuning.stages import STAGES
 from numgpt.tuning.start import Tuner, prepare
 
@@ -27,7 +29,12 @@ examples:
   numgpt align runs/instruct-1 prompts.jsonl --by ppo --reward runs/reward-1 --max-kl 5
   numgpt align --by ppo                                  shorter answers again: a model to begin with, a reward model, and PPO
   numgpt align --resume runs/dpo-1                       goes on, bit for bit, from where it was interrupted
+
+What is not named is made first, as its own command would make it: the model to begin with, as numgpt finetune --task
+instruct (about 2 minutes on two cores), and for PPO the reward model, as --by reward (about 1). Of the options --seed,
+--shards, --dtype and --recompute are for these too; --steps, --lr, --lora and all others for what --by says alone.
 """
+START_CTX = 147  # the context of the model that is made where none is named, which no option changes
 OWN = tuple(dict.fromkeys(name for way in WAYS for name in STAGES[way].own))
 OTHERS = ("files", "by", "validation", "held_out", "skip_bad", "truncate", "tokenizer", "dtype", "out", *LORA, *OWN)
 
@@ -93,10 +100,14 @@ def _check(arguments) -> None:
     if model is None and data:
         arguments.error("say which model is to learn from these preferences: one that follows instructions, such as numgpt finetune "
                         "MODEL --task instruct makes")
+    if arguments.by != "reward" and model is not None and model.exists() and (files.told_at(model) or {}).get("kind") == "reward":
+        raise FormatError(f"{model} is a reward model, which scores answers and was not taught to write any: name the model that it was made from"
+                          + (", and this one with --reward" if arguments.by == "ppo" else ""))
     if data and arguments.by == "ppo" and arguments.reward is None:
         arguments.error("say with --reward what scores the answers: the run of numgpt align MODEL PAIRS --by reward")
     if model is None or arguments.by == "ppo" and arguments.reward is None:  # what is made first takes minutes
-        base = GPT(GPTConfig(n_vocab=synthetic.TOKENIZER.n_vocab, n_ctx=128, n_layer=1, n_head=1, n_embd=4))
+        n_ctx = START_CTX if model is None else formats.config_of(model).n_ctx
+        base = GPT(GPTConfig(n_vocab=synthetic.TOKENIZER.n_vocab, n_ctx=n_ctx, n_layer=1, n_head=1, n_embd=4))
         try:
             beside = {"reward": lambda answers: np.zeros(len(answers))} if arguments.by == "ppo" else {}
             prepare(arguments.by, base, **{**_options(arguments), "tokenizer": synthetic.TOKENIZER, **beside}).close()
@@ -106,7 +117,11 @@ def _check(arguments) -> None:
 
 def _before(arguments, stage: str, base, words: str, **more):
     """The status of a run that makes what is not named, a model to begin with or a reward model, and its folder."""
-    begun = []
+    begun, after = [], f"--by {arguments.by}"
+
+    def alone() -> str:
+        made = begun[0].folder.path
+        return f"numgpt align {f'{made} {after}' if base is None else f'{base} {after} --reward {made}'}"
 
     def begin(report) -> Tuner:
         if report is not None:
@@ -115,12 +130,9 @@ def _before(arguments, stage: str, base, words: str, **more):
                              **runs.given(arguments, ("dtype", "seed", "shards", "recompute", "tokenizer"))))
         return begun[0]
 
-    def left(trainer) -> str:
-        made = trainer.folder.path
-        alone = f"{made} --by {arguments.by}" if base is None else f"{base} --by {arguments.by} --reward {made}"
-        return f"then --by {arguments.by}, as numgpt align {alone} does alone:"
-
-    status = runs.run(arguments, begin, left)
+    status = runs.run(arguments, begin, lambda trainer: f"then {after}, as {alone()} does alone:")
+    if status and not arguments.quiet:  # it was interrupted
+        print(f"the way on is numgpt {STAGES[stage].command} --resume {begun[0].folder.path}, and then {alone()}, with the other options that you gave")
     return status, begun[0].folder.path if begun else None
 
 

@@ -123,7 +123,8 @@ class PromptData(ExampleData):
         self.n_tokens = max(1, n_ctx - longest) if self.how.response is None else self.how.response
         self.B, self.T, self.seed = settings.batch, longest + self.n_tokens, settings.seed
         if self.T > n_ctx:
-            raise ValueError(f"a prompt of {longest} tokens and an answer of {self.n_tokens} do not fit into a context of {n_ctx}")
+            raise ValueError(f"a prompt of {longest} tokens and an answer of {self.n_tokens} do not fit into a context of {n_ctx}: "
+                             + (f"say --response {n_ctx - longest} or less" if longest < n_ctx else "shorten the prompt"))
         if self.B > self.how.rollout:
             raise ValueError(f"of the {self.how.rollout} answers of a step (--rollout), {self.B} are to move the policy at once (--batch): "
                              f"say --batch {self.how.rollout} or less")
