@@ -382,7 +382,7 @@ def test_what_is_shown_is_of_the_best_model_with_its_step_or_says_that_no_step_w
             model.values *= 1.5 if best else 1  # the last model, or that of another step, would answer otherwise
             model.save(tmp_path / "run" / "best.safetensors")
             said = trainer.data.shown(trainer).split("\n")
-            expected = trainer.data.texts(trainer.data.answered(model, trainer.data.kept, (0, 6)))[:3]
+            expected = [(prompt, " ".join(answer.splitlines())) for prompt, answer in trainer.data.texts(trainer.data.answered(model, trainer.data.kept, (0, 6)))[:3]]
             if best:
                 assert said[0] == f"answers to prompts held out, before and after, of {tmp_path}/run/best.safetensors (step 2):"
                 assert said[3::3] == [f"    {answer}" for _, answer in expected]

@@ -47,7 +47,8 @@ def before_and_after(data, trainer, answered: Callable) -> str:
         lines.append(f"answers to prompts held out, before and after, of {whose}:")
         after = answered(model)
     for i, (prompt, answer) in enumerate(before[:3]):
-        lines.append(f"  {prompt}\n    {answer}" + (f"\n    {after[i][1]}" if after else ""))
+        answers = [answer, after[i][1]] if after else [answer]
+        lines += ["  " + " ".join(prompt.splitlines()), *("    " + " ".join(said.splitlines()) for said in answers)]
     return "\n".join(lines)
 
 
