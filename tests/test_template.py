@@ -186,7 +186,7 @@ def test_a_text_that_the_tokenizer_cannot_write_is_told_with_its_line():
     given = examples("instruct", Instruction("a", "b<|endoftext|>"), Instruction("a", "é"), skip=True)
     assert len(encode(given, Template("instruct", 257), bytes_, 12)) == 1
     assert dict(given.bad.counts) == {"not of the vocabulary": 1}
-    with pytest.raises(FormatError, match=r"line 1: 'b<|x|>': .*: take it out, for an example's text may have none"):
+    with pytest.raises(FormatError, match=r"line 1: 'b<\|x\|>': .*: take it out, for an example's text may have none"):
         encode(examples("instruct", Instruction("a", "b<|x|>")), Template("instruct", 258), BPETokenizer.train("a b c", 258, special=["<|x|>"]), 12)
     with pytest.raises(FormatError, match=r"none of the 1 examples can be used; left out: not of the vocabulary \(1\)"):
         encode(examples("instruct", Instruction("a", "Z"), skip=True), Template("instruct", N), LETTERS, 12)
