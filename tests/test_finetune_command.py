@@ -162,7 +162,7 @@ def test_a_held_out_file_has_the_labels_of_the_one_that_is_trained_on(desk, caps
     (("--labels", "a,b"), "--labels would do nothing here: without a file of examples they are drawn"),
     (("--skip-bad",), "--skip-bad would do nothing here: without a file of examples they are drawn"),
     (("--truncate",), "--truncate would do nothing here"),
-    (("text.txt",), "text.txt is a text and no model; files of examples are JSON lines, and end in .jsonl"),
+    (("base", "text.txt"), "text.txt is a text and no model; files of examples are JSON lines, and end in .jsonl"),
     (("texts.jsonl", "--labels", "0,1"), 'there is no label "0": the labels are 0, 1'),
     (("texts.jsonl", "--labels", "0,1"), """. As texts they would be --labels '"0","1"'"""),
     (("texts.jsonl", "--labels", "True,False"), 'there is no label "0": the labels are "True", "False"'),

@@ -139,10 +139,10 @@ def parted(names) -> tuple[Path | None, list[str]]:
     """The model, if one is named, and the files of examples."""
     data = [name for name in names if _of_examples(Path(name))]
     models = [name for name in names if name not in data]
+    if (text := next((name for name in models if _is_text(Path(name))), None)) is not None:
+        raise ValueError(f"{text} is a text and no model; files of examples are JSON lines, and end in .jsonl")
     if len(models) > 1:
         raise ValueError(f"one begins with one model; got {', '.join(models)} (files of examples are JSON lines, and end in .jsonl)")
-    if models and _is_text(Path(models[0])):
-        raise ValueError(f"{models[0]} is a text and no model; files of examples are JSON lines, and end in .jsonl")
     return (path(models[0]) if models else None), data
 
 
