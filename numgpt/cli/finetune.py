@@ -73,7 +73,7 @@ def add_data(parser, title: str, tasks, *, option: str = "--task", about: str = 
     add = parser.add_argument_group(title).add_argument
     add(option, choices=tasks, help=about)
     add("--validation", type=path, metavar="FILE", help="evaluate on these examples,")
-    add("--held-out", type=float, metavar="SHARE", help="or on a share of DATA, drawn at random, always the same (default: 0.1; of each label, where there are any, "
+    add("--held-out", type=float, metavar="SHARE", help="or on a share of DATA, drawn at random by a fixed seed (default: 0.1; of each label, where there are any, "
                                                             "that share and one example at least)")
     add("--skip-bad", action="store_true", help="count lines that cannot be used, and leave them out; else the first ends the command")
     add("--truncate", action="store_true", help="cut what is too long for the context: the end of a text, or of the longer of two; of a prompt the "
