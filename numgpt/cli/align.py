@@ -62,9 +62,18 @@ def register(commands) -> None:
     add("--gamma", type=float, metavar="G", help="what a reward is worth a token earlier (default: 1)")
     add("--lam", type=float, metavar="L", help="of the advantages: 0 trusts the values, 1 the rewards (default: 0.95)")
     add("--value-weight", type=float, metavar="W", help="of the values' loss beside the policy's (default: 0.5)")
-    runs.add_how(parser, steps="as --epochs has it", epochs="times through the examples (default: 1)", batch="examples in a batch", tokens=False)
+    runs.add_how(parser, steps="as --epochs has it; of drawn examples " + _by("steps", drawn=True), epochs="times through the examples (default: 1)",
+                 batch=f"examples in a batch (default: {_by('batch')})", tokens="",
+                 rates=(f" (default: {_by('lr')}; of drawn examples {_by('lr', drawn=True)})", f" (default: {_by('min_lr')})"),
+                 fall=_by("schedule"), warmup="none for reward, else a tenth of the run at most", decay=_by("weight_decay"))
     runs.add_where(parser, "WAY", eval_tokens=False)
     parser.set_defaults(run=run, error=parser.error)
+
+
+def _by(name: str, *, drawn: bool = False) -> str:
+    """A setting of each way, or the one that all have, as help says it."""
+    usual = {way: (STAGES[way].drawn if drawn else STAGES[way]).settings.get(name) or "cosine" * (name == "schedule") or 0.0 for way in WAYS}
+    return f"{usual[WAYS[0]]}" if len(set(usual.values())) == 1 else ", ".join(f"{value} for {way}" for way, value in usual.items())
 
 
 def run(arguments) -> int:
