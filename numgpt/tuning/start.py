@@ -86,24 +86,11 @@ def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, hel
     lora_alpha, lora_layers   as adapters.add has them, but beside all Linears of the blocks where nothing is said
     settings    the stage's own options, and see Settings
     """
+    paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    what = _stage(stage, base, paths, drawn=drawn, validation=validation, labels=labels, lora=lora, of_lora=(lora_alpha, lora_layers))
     if folder is not None and callable(settings.get("reward")) and not isinstance(settings["reward"], Flat):
         raise ValueError("a reward that is a function is in no file, so a run with a folder could not go on: name a reward model, or leave "
                          "folder= out")
-    if stage not in STAGES:
-        near = nearest(stage, STAGES)
-        raise ValueError(f"there is no stage {stage!r}" + (f", but there is {near!r}" if near else "") + f": choose one of {', '.join(STAGES)}")
-    what = STAGES[stage]
-    paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    if not paths and what.drawn is None:
-        raise ValueError(f"nothing is drawn for {stage}: give a file of JSON lines")
-    if drawn is not None and (paths or what.drawn is None or synthetic.KIND.get(drawn) != synthetic.KIND[what.drawn.name]):
-        raise ValueError(f"{drawn!r} is not drawn beside files" if paths else f"{drawn!r} is nothing that is drawn for {stage}")
-    if validation is not None and not paths:
-        raise ValueError("what is drawn has held-out examples of its own: --validation goes with a file to train on")
-    if lora is None and not (lora_alpha is None and lora_layers is None):
-        raise ValueError("lora_alpha and lora_layers would do nothing without lora, a rank")
-    if lora is not None and base is None:
-        raise ValueError("LoRA is trained beside weights that have learned something: name the model to begin with")
     usual = dict(what.drawn.settings if not paths else what.settings if base is not None else {**FRESH_SETTINGS, **what.fresh})
     if lora is not None and paths:
         usual |= {name: LORA_RATE * usual[name] for name in ("lr", "min_lr")}
@@ -114,10 +101,6 @@ def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, hel
     source = {"stage": stage, "command": what.command, "files": [str(Path(path).resolve()) for path in paths],
               "validation": validation and str(Path(validation).resolve()), "held_out": held_out, "skip_bad": skip_bad, "truncate": truncate,
               "drawn": drawn, "reads": {name: _told(option) for name, option in reads.items()}}
-    if not paths and labels is not None:
-        raise ValueError("what is drawn has labels of its own: labels go with a file to train on")
-    if labels is not None and what.kind not in examples.LABELLED:
-        raise ValueError(f"examples of {what.kind} have no labels")
     parts = _examples(what, source, labels)
     if isinstance(base, GPT) and adapters.adapters(base):
         base = adapters.plain(base)
@@ -136,6 +119,29 @@ def prepare(stage: str, base=None, paths: Sequence = (), *, validation=None, hel
         task = ["task"] if "task" in vars(model) else []
         adapters.add(model, lora, alpha=lora_alpha, layers=lora_layers or "all", also=task, seed=rng)
     return Tuner(model, data, chosen, folder=folder, source=source, report=report)
+
+
+def _stage(name: str, base, paths: list, *, drawn, validation, labels, lora, of_lora: tuple) -> Stage:
+    """The stage of that name, if what is asked of it goes together."""
+    if name not in STAGES:
+        near = nearest(name, STAGES)
+        raise ValueError(f"there is no stage {name!r}" + (f", but there is {near!r}" if near else "") + f": choose one of {', '.join(STAGES)}")
+    what = STAGES[name]
+    if not paths and what.drawn is None:
+        raise ValueError(f"nothing is drawn for {name}: give a file of JSON lines")
+    if drawn is not None and (paths or what.drawn is None or synthetic.KIND.get(drawn) != synthetic.KIND[what.drawn.name]):
+        raise ValueError(f"{drawn!r} is not drawn beside files" if paths else f"{drawn!r} is nothing that is drawn for {name}")
+    if validation is not None and not paths:
+        raise ValueError("what is drawn has held-out examples of its own: --validation goes with a file to train on")
+    if not paths and labels is not None:
+        raise ValueError("what is drawn has labels of its own: labels go with a file to train on")
+    if labels is not None and what.kind not in examples.LABELLED:
+        raise ValueError(f"examples of {what.kind} have no labels")
+    if lora is None and of_lora != (None, None):
+        raise ValueError("lora_alpha and lora_layers would do nothing without lora, a rank")
+    if lora is not None and base is None:
+        raise ValueError("LoRA is trained beside weights that have learned something: name the model to begin with")
+    return what
 
 
 def _told(option):
