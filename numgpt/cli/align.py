@@ -48,7 +48,7 @@ def register(commands) -> None:
                                                                            "model (PPO)")
     add = parser.add_argument_group("the policy").add_argument
     add("--beta", type=float, metavar="B", help="DPO's: the price of a nat of KL to the start (default: 0.1, of drawn pairs 1)")
-    add("--smoothing", type=float, metavar="SHARE", help="DPO's: of the choices, those that are taken to be mistakes (default: 0)")
+    add("--smoothing", type=float, metavar="SHARE", help="DPO's: of the choices, those that are taken to be mistakes (default: 0, of drawn pairs 0.02)")
     add("--max-kl", type=float, metavar="NATS", help="end where an evaluation finds a KL to the start above it, for each answer; "
                                                      "best.safetensors is from within (default: any, of drawn pairs 1.5; of PPO 10, of drawn prompts 2)")
     add = parser.add_argument_group("PPO").add_argument
