@@ -130,6 +130,7 @@ def test_one_text_is_no_batch(tokenizer, texts):
         tokenizer.encode_batch(texts)
 
 
+@pytest.mark.verify
 def test_a_word_of_100000_letters_is_encoded():
     letters = random.Random(1)
     word = "".join(letters.choices("abc", k=100_000))

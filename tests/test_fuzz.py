@@ -146,6 +146,7 @@ print(digest.hexdigest())
 """
 
 
+@pytest.mark.verify
 def test_a_number_draws_the_same_files_in_every_process():
     ran = subprocess.run([sys.executable, "-c", DIGEST, str(ROOT)], capture_output=True, text=True, check=True,
                          cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": "1"}).stdout

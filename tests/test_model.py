@@ -304,6 +304,7 @@ def test_a_model_that_left_its_config_is_not_saved(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.verify  # each element of nano is checked in the plain suite
 def test_a_model_is_checked_like_a_layer():
     model = model_of(n_layer=1)
     assert check(model, *batch(model, B=2, T=3), mode="projection")

@@ -10,6 +10,7 @@ import pytest
 from numgpt.training import Trainer, prepare
 from numgpt.training.progress import Progress, _clock
 from runs import PROSE, differing
+from stages import later
 
 
 class Terminal(io.StringIO):
@@ -67,8 +68,8 @@ def test_an_error_begins_on_a_line_of_its_own():
     assert plain.getvalue() == ""
 
 
-@pytest.mark.parametrize("fault", [BrokenPipeError(errno.EPIPE, "Broken pipe"), OSError(errno.ENOSPC, "No space left on device"),
-                                   OSError(errno.EIO, "Input/output error"), ValueError("I/O operation on closed file")])
+@pytest.mark.parametrize("fault", [BrokenPipeError(errno.EPIPE, "Broken pipe"), later(OSError(errno.ENOSPC, "No space left on device")),
+                                   later(OSError(errno.EIO, "Input/output error")), ValueError("I/O operation on closed file")])
 @pytest.mark.parametrize("kind", [io.StringIO, Terminal])
 def test_where_nobody_listens_any_more_it_says_no_more_and_the_run_goes_on(run, tmp_path, fault, kind):
     class Gone(kind):

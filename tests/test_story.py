@@ -35,11 +35,13 @@ def test_the_model_has_38_parameters_of_which_22_get_their_gradient_by_way_of_a_
     assert len(model.params()) == 38 and len(wrong_ones(model)) == 22
 
 
+@pytest.mark.verify  # README shows these figures as a doctest, in the plain suite
 def test_with_weights_of_a_fiftieth_the_usual_test_lets_every_wrong_gradient_through():
     with mutants.apply(MISTAKE):
         assert failed(0.02) == set()
 
 
+@pytest.mark.verify  # README shows these figures as a doctest, in the plain suite
 def test_with_weights_of_a_half_it_fails_for_the_22_and_right_gradients_pass():
     with mutants.apply(MISTAKE):
         assert failed(0.5) == wrong_ones(story.two_layers(0.5)[0])
