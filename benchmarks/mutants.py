@@ -30,7 +30,7 @@ LIMIT = 300  # seconds for one mistake: it may be one that never ends
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks mutants",
-                                     description=__doc__.splitlines()[0] + " Two minutes; with --forms six.")
+                                     description=__doc__.splitlines()[0] + " Five minutes; with --forms ten.")
     parser.add_argument("slugs", nargs="*", metavar="SLUG", help="these mistakes (default: all)")
     parser.add_argument("--forms", action="store_true", help="every form of each, not the first alone")
     parser.add_argument("--json", metavar="FILE", help="write the table there too")
