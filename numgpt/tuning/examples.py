@@ -142,8 +142,8 @@ def _alike(files: list[tuple[list, BadLines]]) -> list[tuple[list, BadLines]]:
     for good, bad in files:
         for origin, item in good:
             if type(item.label) not in (most, type(None)):
-                bad.add(origin, Bad("a wrong type", f"the label is {called(item.label)}, {shown(item.label)}, and {called(usual)} in {n} other lines, "
-                                                    f"such as {shown(usual)}: labels must be alike"))
+                bad.add(origin, Bad("a wrong type", f"the label is {called(item.label)}, {shown(item.label)}, and {called(usual)} "
+                                                    f"in {n} other lines, such as {shown(usual)}: labels must be alike"))
         kept.append(([(origin, item) for origin, item in good if type(item.label) in (most, type(None))], bad))
     return kept
 
@@ -158,7 +158,8 @@ def _no_list(path) -> None:
     except (ValueError, RecursionError):
         return  # a line of it is told
     if found and all(isinstance(item, dict) for item in found):
-        raise FormatError(f"{path} is one list, of {len(found)} objects: a file of JSON lines is wanted, one object a line, without commas between them")
+        raise FormatError(f"{path} is one list, of {len(found)} objects: a file of JSON lines is wanted, one object a line, "
+                          "without commas between them")
 
 
 def texts(item) -> list[str]:

@@ -129,7 +129,8 @@ class DPOData(ExampleData):
 
     def measure(self, trainer) -> dict[str, float]:
         """Of the pairs held out, by the reward that the policy implies, beta * log(policy / reference): the loss, the share in
-        the right order (half of those that have none), the margin; the log-probabilities of chosen and rejected; and of sampled answers their KL."""
+        the right order (half of those that have none), the margin; the log-probabilities of chosen and rejected; and of
+        sampled answers their KL."""
         model, total, logps, rewards = trainer.model, 0.0, [], []
         for ids, targets, reference in self.held_out():
             total += trainer.loss(ids, targets, reference) * len(ids)

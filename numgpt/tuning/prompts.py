@@ -73,7 +73,8 @@ class PromptData(ExampleData):
     preferences says is known up to a constant, and a price in nats wants a unit. An answer without <end> scores CUT.
     """
 
-    forms = (("reward", "reward {:.3f}"), ("unended", "{:.1%} of answers without end"), ("kl", "KL {:.3f} nats an answer"), ("right", "{:.1%} right"), ("short", "{:.1%} short"))
+    forms = (("reward", "reward {:.3f}"), ("unended", "{:.1%} of answers without end"), ("kl", "KL {:.3f} nats an answer"),
+             ("right", "{:.1%} right"), ("short", "{:.1%} short"))
     dropout = False  # answers are drawn without, and their log-probabilities are to be the same in the first minibatch
 
     def __init__(self, *parts, reward: str | Path | Callable | None = None, labels=None, bad=None, **how):
@@ -109,11 +110,12 @@ class PromptData(ExampleData):
             raise FormatError(f"{self.reward} is no reward model: numgpt align MODEL --by reward makes one")
         tokenizer = path and tokenizer_of(path)  # of one in memory it is not known
         if tokenizer and tokenizer_files(tokenizer) != tokenizer_files(self.tokenizer):
-            raise FormatError(f"{path} has another tokenizer than the policy, and would take an answer's tokens for others: make the reward model from "
-                              "the same MODEL, with numgpt align MODEL --by reward")
+            raise FormatError(f"{path} has another tokenizer than the policy, and would take an answer's tokens for others: make the "
+                              "reward model from the same MODEL, with numgpt align MODEL --by reward")
         own, theirs = self.template, reward.template
         if own.special != theirs.special:
-            raise FormatError(f"the reward model has the special tokens {theirs.special}, the policy {own.special}: it was made from another model")
+            raise FormatError(f"the reward model has the special tokens {theirs.special}, the policy {own.special}: "
+                              "it was made from another model")
         return adapters.plain(reward)  # as it will be in the run's folder
 
     def prepare(self, settings, n_ctx: int) -> None:
@@ -130,7 +132,8 @@ class PromptData(ExampleData):
                              f"say --batch {self.how.rollout} or less")
         self.dealt = deal(len(self.train), self.how.rollout, seed=settings.seed)
         if isinstance(self.score, Flat) and self.T > self.score.config.n_ctx:
-            raise ValueError(f"a prompt with its answer, {self.T} tokens, does not fit into the reward model's context of {self.score.config.n_ctx}")
+            raise ValueError(f"a prompt with its answer, {self.T} tokens, does not fit into the reward model's context of "
+                             f"{self.score.config.n_ctx}")
         with one_blas_thread():
             self.mean, self.std = 0.0, 1.0
             raw = self._raw(self.answered(self.reference, self.train, (self.seed, UNIT)))

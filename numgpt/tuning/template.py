@@ -92,7 +92,8 @@ class Template:
             return [self._pair(*_cut([context, self._ids(tokenizer, choice)], 3, **limits)) for choice in item.choices]
         names = {"instruct": ("response",), "preference": ("chosen", "rejected"), "prompts": ()}[kind]
         responses = [[*self._ids(tokenizer, getattr(item, name)), special["end"]] for name in names]
-        [prompt] = _cut([self._ids(tokenizer, item.prompt)], 2, **limits, response=max(map(len, responses), default=0), turn=True, answer=answer)
+        [prompt] = _cut([self._ids(tokenizer, item.prompt)], 2, **limits, response=max(map(len, responses), default=0), turn=True,
+                        answer=answer)
         begin = [special["user"], *prompt, special["assistant"]]
         return [([*begin, *response], len(begin)) for response in responses or [[]]]
 
@@ -141,7 +142,8 @@ class Template:
         return tokenizer.decode(kept)
 
 
-def _cut(texts: list[list[int]], n_special: int, *, n_ctx: int, truncate: bool, response: int = 0, turn: bool = False, answer: int = 0) -> list[list[int]]:
+def _cut(texts: list[list[int]], n_special: int, *, n_ctx: int, truncate: bool, response: int = 0, turn: bool = False,
+         answer: int = 0) -> list[list[int]]:
     """The ids of texts that have room together beside n_special tokens, a response with its <end>, and an answer; at least one of each.
 
     turn: what has room of a text is its end
@@ -159,7 +161,8 @@ def _cut(texts: list[list[int]], n_special: int, *, n_ctx: int, truncate: bool, 
             way = "shorten it"
         else:
             way = "shorten it, have it cut (--truncate)"
-        raise TooLong("longer than the context", f"{sum(parts) + special} tokens ({lengths}, and {special} special ones), where {n_ctx - answer} have room"
+        raise TooLong("longer than the context", f"{sum(parts) + special} tokens ({lengths}, and {special} special ones), "
+                      f"where {n_ctx - answer} have room"
                       + {0: ": ", 1: " beside an answer: "}.get(answer, f" beside an answer of {answer}: say a lower --response, ")
                       + f"{way} or take a model with a longer context")
     if len(texts) == 1:
