@@ -5,6 +5,7 @@ import pytest
 
 from numgpt.gradcheck import check
 from numgpt.verify import cases
+from numgpt.verify.cases import lora, packing, policy, preference
 from stages import later
 
 # Whole blocks: test_model.py has them in nano, each element of it, and in gpt1. They and what has a sister wait for the second stage.
@@ -16,7 +17,10 @@ EXACT = [later(name) if name in (BLOCKS | PARTS) - {"pre-norm-block-dropout"} el
 SISTERS = {*BLOCKS, *PARTS, "self-attention-unscaled", "head-loss-tied", "head-loss-bias", "head-log-probs-tied", "attention-window",
            "feed-forward-relu", "softmax-cross-entropy-count", "class-head-dropout", "score-head-dropout", "similarity-head-dropout",
            "value-head-bias"}
-FIRST = [later(name) if name in SISTERS else name for name in cases.names()]
+# Of what a GPT is tuned with, complex step has each; the other two ways have one of each kind here, and the rest later.
+TUNING = {*preference.BUILDERS, *policy.BUILDERS, *packing.BUILDERS, *lora.BUILDERS} - {"class-head", "head-log-probs", "dpo", "gae",
+                                                                                       "clipped-policy", "packed-attention", "lora"}
+FIRST = [later(name) if name in SISTERS | TUNING else name for name in cases.names()]
 
 
 @pytest.mark.parametrize("name", EXACT)

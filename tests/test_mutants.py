@@ -58,6 +58,10 @@ SHOWN = [(slug, case_name) for slug in sorted({*mutants.names("gradient"), *muta
          for case_name in mutants.CATALOGUE[slug].shows]
 PLAIN = {pair for pair in SHOWN if mutants.CATALOGUE[pair[0]].shows[0] == pair[1]} - {
     pair for pair in SHOWN if pair[1] in cases.tuned_models()}  # those have cheaper tests beside the models'
+# Of tuning, each layer's most usual mistake here; its tests of values are in the plain suite too.
+USUAL = {"dpo-reference-follows", "dpo-sign", "pairs-sign", "logprobs-mean", "ppo-clip-side", "kl-sign", "gae-off-by-one",
+         "lora-scale-a", "lora-scale-b", "last-token-off-by-one"}
+PLAIN -= {pair for pair in PLAIN if mutants.CATALOGUE[pair[0]].kind == "tuning" and pair[0] not in USUAL}
 FIRST = [pair if pair in PLAIN else later(*pair) for pair in SHOWN]
 
 
