@@ -77,7 +77,7 @@ class ClassHead(Layer):
         return self.token.backward(dh, saved_token)
 
 
-class SimilarityHead(Layer):
+class SimilarityHead(ClassHead):
     """Compare two texts that have no order: both orders are read, and their last rows added, as GPT-1 does.
 
     x (B, 2, T, C), last (B, 2) -> y (B, K), logits;  linear.weight (C, K), linear.bias (K,)
@@ -91,12 +91,6 @@ class SimilarityHead(Layer):
               dx = token.backward(dh)
     Saved     what token, dropout and linear saved: rows (B, C), and a mask
     """
-
-    def __init__(self, n_embd: int, n_classes: int, *, dropout: float = 0.0, std: float = 0.02,
-                 rng=None, dtype=np.float64):
-        self.token = LastToken()
-        self.dropout = Dropout(dropout)
-        self.linear = Linear(n_embd, n_classes, std=std, rng=rng, dtype=dtype)
 
     def forward(self, x, last, *, rng=None):
         x = channels(x, self.linear.weight.shape[0], "SimilarityHead")

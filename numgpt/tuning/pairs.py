@@ -82,11 +82,37 @@ class RewardData(ExampleData):
         return "\n".join(lines)
 
 
-class DPOData(ExampleData):
-    """Pairs for a policy, with their log-probabilities by the reference, which stays at hand to measure KL by.
+class PolicyData(ExampleData):
+    """What reads the answers of a policy, and watches how far it goes from the model that it began as.
 
     max_kl   nats for each answer, at which a run ends; None: it has no bound
     """
+
+    max_kl: float | None = None
+
+    def texts(self, answers) -> list[tuple[str, str]]:
+        """Each prompt and what was answered."""
+        raise NotImplementedError
+
+    def judgement(self, answers) -> dict[str, float]:
+        """Of drawn examples, whose answers can be known: the share that is right, and the share that is without a sentence."""
+        if self.drawn is None:
+            return {}
+        texts = self.texts(answers)
+        return {"right": float(np.mean([synthetic.right(*text) for text in texts])),
+                "short": float(np.mean([not said.startswith(synthetic.LONG) for _, said in texts]))}
+
+    def within(self, metrics) -> bool:
+        return self.max_kl is None or metrics["kl"] <= self.max_kl
+
+    def ended(self, metrics):
+        if self.within(metrics):
+            return None
+        return f"KL to the start is {metrics['kl']:.2f} nats an answer, above the {self.max_kl:g} it was given"
+
+
+class DPOData(PolicyData):
+    """Pairs for a policy, with their log-probabilities by the reference, which stays at hand to measure KL by."""
 
     forms = (("accuracy", "{:.1%} in order"), ("margin", "margin {:.2f}"), ("kl", "KL {:.2f} nats an answer"),
              ("right", "{:.1%} right"), ("short", "{:.1%} short"))
@@ -163,24 +189,8 @@ class DPOData(ExampleData):
         text = self.template.text
         return [(text(prompt, self.tokenizer), text(ids, self.tokenizer)) for prompt, ids in zip(answers.prompts, answers.ids)]
 
-    def judgement(self, answers: Answers) -> dict[str, float]:
-        """Of drawn examples, whose answers can be known: the share that is right, and the share that is without a sentence."""
-        if self.drawn is None:
-            return {}
-        texts = self.texts(answers)
-        return {"right": float(np.mean([synthetic.right(*text) for text in texts])),
-                "short": float(np.mean([not answer.startswith(synthetic.LONG) for _, answer in texts]))}
-
     def judged(self, metrics):
-        return metrics["val_loss"] if self._within(metrics) else math.inf
-
-    def ended(self, metrics):
-        if self._within(metrics):
-            return None
-        return f"KL to the start is {metrics['kl']:.2f} nats an answer, above the {self.max_kl:g} it was given"
-
-    def _within(self, metrics) -> bool:
-        return self.max_kl is None or metrics["kl"] <= self.max_kl
+        return metrics["val_loss"] if self.within(metrics) else math.inf
 
     def shown(self, trainer):
         return before_and_after(self, trainer, lambda model: self.texts(self.answers(model)))

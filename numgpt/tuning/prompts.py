@@ -15,12 +15,11 @@ from numgpt.layers.inputs import positive
 from numgpt.layers.reward import not_negative, share
 from numgpt.threads import one_blas_thread
 from numgpt.training.checkpoint import tokenizer_files
-from numgpt.tuning import adapters, files, synthetic
-from numgpt.tuning.data import ExampleData
+from numgpt.tuning import adapters, files
 from numgpt.tuning.encoding import Rows
 from numgpt.tuning.kl import Answers
 from numgpt.tuning.packing import deal
-from numgpt.tuning.pairs import REFERENCE, SAMPLED, before_and_after, kept_as
+from numgpt.tuning.pairs import REFERENCE, SAMPLED, PolicyData, before_and_after, kept_as
 from numgpt.tuning.reward import RewardModel
 from numgpt.tuning.rollouts import Answered, Rollout, Worth, answer, log_probs
 from numgpt.tuning.tuned import Tuned
@@ -62,7 +61,7 @@ class How:
             positive(getattr(self, name), name)
 
 
-class PromptData(ExampleData):
+class PromptData(PolicyData):
     """Prompts, a score for answers to them, and the reference that the policy began as.
 
     reward      a file or a run's folder of the reward model, or a RewardModel, of which it keeps a copy, or any callable:
@@ -192,7 +191,7 @@ class PromptData(ExampleData):
         InstructGPT's price of a nat is fixed, and so is this one up to half of the bound. From there a nat costs ever more
         of the score, and at the bound the score has no say: the policy goes back towards the reference.
         """
-        return min(max((kl / self.how.max_kl - FREE) / (1 - FREE), 0.0), 1.0)
+        return min(max((kl / self.max_kl - FREE) / (1 - FREE), 0.0), 1.0)
 
     # -- what is held out
 
@@ -218,29 +217,20 @@ class PromptData(ExampleData):
         """(B,): of each answer, from its policy to the reference; see Answers.divergence for what it estimates and how."""
         return Answers(answers.prompts, answers.responses).divergence(model, self.reference, batch=ROWS)
 
-    def judgement(self, answers: Answered) -> dict[str, float]:
-        """Of drawn prompts, whose answers can be known: the share that is right, and the share that is without a sentence."""
-        if self.drawn is None:
-            return {}
-        texts = self.texts(answers)
-        return {"right": float(np.mean([synthetic.right(*text) for text in texts])),
-                "short": float(np.mean([not said.startswith(synthetic.LONG) for _, said in texts]))}
-
     def texts(self, answers: Answered) -> list[tuple[str, str]]:
         """Each prompt and what was answered."""
         text = self.template.text
         return [(text(prompt, self.tokenizer), text(ids, self.tokenizer)) for prompt, ids in zip(answers.prompts, answers.responses)]
 
-    def judged(self, metrics) -> float:
-        return -metrics["reward"] if metrics["kl"] <= self.how.max_kl else math.inf
+    @property
+    def max_kl(self) -> float:
+        return self.how.max_kl
 
-    def ended(self, metrics) -> str | None:
-        if metrics["kl"] <= self.how.max_kl:
-            return None
-        return f"KL to the start is {metrics['kl']:.2f} nats an answer, above the {self.how.max_kl:g} it was given"
+    def judged(self, metrics) -> float:
+        return -metrics["reward"] if self.within(metrics) else math.inf
 
     def best_said(self, best: float) -> str:
-        return f"highest reward on what is held out, KL within {self.how.max_kl:g}, {-best:.3f}"
+        return f"highest reward on what is held out, KL within {self.max_kl:g}, {-best:.3f}"
 
     def shown(self, trainer) -> str:
         return before_and_after(self, trainer, lambda model: self.texts(self.answered(model, self.kept, (self.seed, HELD_OUT))))
