@@ -93,7 +93,8 @@ def test_the_derivation_in_the_docstring_is_what_the_layer_computes(layer, input
 
 
 @pytest.mark.parametrize("part", [later(part) if part in ("positions", "norm") else part for part in REMOVERS])
-def test_a_model_without_a_part_has_right_gradients_and_keeps_its_other_weights(part):
+@pytest.mark.parametrize("mode", ["projection", later("every")])
+def test_a_model_without_a_part_has_right_gradients_and_keeps_its_other_weights(part, mode):
     config = GPTConfig(n_vocab=V, n_ctx=T, n_layer=2, n_head=2, n_embd=4, n_hidden=3)
     whole, model = GPT(config, seed=0, dtype=np.float64), GPT(config, seed=0, dtype=np.float64)
     remove(model, part)
@@ -103,7 +104,7 @@ def test_a_model_without_a_part_has_right_gradients_and_keeps_its_other_weights(
     assert [name for name, _ in model.named_params()] == [name for name in own if not (absent and absent in name)]
     ids = RNG(0).integers(0, V, (2, 3, T))
     assert model(*ids) != whole(*ids)
-    check(drawn(model), *ids, mode="projection").assert_ok()  # each element of the layers alone: below, and in test_cases.py
+    check(drawn(model), *ids, mode=mode).assert_ok()
 
 
 def test_a_part_that_no_model_has_is_refused():

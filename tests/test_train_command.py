@@ -63,7 +63,7 @@ def killed_again_and_again(folder, words, whole, kills: int, seed: int) -> None:
     assert not list(folder.glob(".killed-*"))  # of processes that were killed before there was a run
 
 
-@pytest.mark.parametrize("kills, seed", [(6, 0), later(50, 1)])
+@pytest.mark.parametrize("kills, seed", [(10, 0), later(50, 1)])
 def test_a_run_that_is_killed_at_any_moment_ends_as_the_one_that_never_was(tmp_path, kills, seed):
     (tmp_path / "text").write_text(PROSE * 8)
     words = ("text", "--preset", "nano", "--batch", 4, "--steps", 12 * kills, "--eval-every", 5, "--save-every", 3, "--quiet",
